@@ -1,0 +1,188 @@
+"""The protocol that every engine implements, and the values that cross it.
+
+An engine turns an ONNX file into an artifact (a folder of files) and an artifact into a session. The base classes
+check names, dtypes, shapes and life-cycle once, so that a backend writes four small methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.errors import EngineError, InputError
+
+Arrays = dict[str, npt.NDArray[Any]]
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class DimRange:
+    """The declared range of one dynamic dimension: 1 <= min <= opt <= max."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __contains__(self, size: int) -> bool:
+        return self.min <= size <= self.max
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: numpy dtype name, and a shape whose dynamic dimensions are names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """What an engine needs to know besides the ONNX file."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: Mapping[str, DimRange]
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A built engine on disk.
+
+    `entry` is the file that a session opens, relative to `folder`. `options` is what loading needs (session options,
+    profiles); it is part of the bundle. `facts` is what the build found out (kernels, fallbacks, versions) for the
+    report and the gates.
+    """
+
+    folder: Path
+    entry: str
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.entry
+
+
+class Session(ABC):
+    """A loaded engine. Thread-safe; `run` checks its feeds before the runtime sees them."""
+
+    def __init__(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], dims: Mapping[str, DimRange]
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.dims = dims
+        self._closed = False
+
+    def run(self, feeds: Feeds) -> Arrays:
+        """Run once and return every declared output by name.
+
+        Raises:
+            InputError: a name, dtype, rank or dimension is not as declared.
+            EngineError: the session is closed, or the runtime failed.
+        """
+        if self._closed:
+            raise EngineError("This session is closed. Load the engine again.")
+        check_feeds(feeds, self.inputs, self.dims)
+        return self._run(feeds)
+
+    @abstractmethod
+    def _run(self, feeds: Feeds) -> Arrays:
+        """Run the runtime on checked feeds."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What is really in use: runtime and version, provider or device, threads."""
+
+    def close(self) -> None:
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Engine(ABC):
+    """Builds and loads artifacts for one target."""
+
+    target: ClassVar[str]
+    """The name users write, such as `onnxruntime-cpu`."""
+
+    policy: ClassVar[str]
+    """The quantization policy that suits the target: a name known to `enginery.passes.quantize`."""
+
+    @abstractmethod
+    def cannot_build(self) -> str | None:
+        """Why this machine cannot build for the target and what to install, or None when it can."""
+
+    @abstractmethod
+    def cannot_run(self) -> str | None:
+        """Why this machine cannot run the target's engines (its run gates are then deferred), or None when it can."""
+
+    @abstractmethod
+    def build(self, model: Path, folder: Path, spec: BuildSpec) -> Artifact:
+        """Build `model` (an ONNX file) into `folder`, which exists and is empty.
+
+        Raises:
+            EngineError: the runtime refused the model; the message names the node, the reason and the remedy.
+        """
+
+    @abstractmethod
+    def load(self, artifact: Artifact, spec: BuildSpec) -> Session:
+        """Open a built artifact.
+
+        Raises:
+            EngineError: the artifact cannot run here, or would run on another provider than the target's.
+        """
+
+
+def check_feeds(feeds: Feeds, inputs: tuple[TensorSpec, ...], dims: Mapping[str, DimRange]) -> None:
+    """Check the feeds of a run against the declared inputs.
+
+    Raises:
+        InputError: a name is missing or unknown, a dtype or rank differs, a fixed dimension differs, a named dimension
+            has two sizes, or a size lies outside its declared range.
+    """
+    names = {spec.name for spec in inputs}
+    if names != set(feeds):
+        raise InputError(f"Inputs given: {sorted(feeds)}; expected: {sorted(names)}.")
+    sizes: dict[str, tuple[int, str]] = {}
+    for spec in inputs:
+        array = feeds[spec.name]
+        if array.dtype != np.dtype(spec.dtype):
+            raise InputError(f"Input {spec.name!r} has dtype {array.dtype}; expected {spec.dtype}. Convert it first.")
+        if array.ndim != len(spec.shape):
+            raise InputError(f"Input {spec.name!r} has shape {list(array.shape)}; expected {spec}.")
+        for size, dim in zip(array.shape, spec.shape, strict=True):
+            if isinstance(dim, int):
+                if size != dim:
+                    raise InputError(f"Input {spec.name!r} has shape {list(array.shape)}; expected {spec}.")
+                continue
+            if dim in dims and size not in dims[dim]:
+                bound = dims[dim]
+                raise InputError(
+                    f"Dimension {dim!r} of input {spec.name!r} is {size}; the engine was built and checked for "
+                    f"{bound.min} to {bound.max}. Change `dims` in the recipe and build again, or split the input."
+                )
+            seen, where = sizes.setdefault(dim, (size, spec.name))
+            if seen != size:
+                raise InputError(
+                    f"Dimension {dim!r} is {seen} in input {where!r} and {size} in input {spec.name!r}; "
+                    "one name has one size."
+                )

@@ -1,0 +1,267 @@
+"""The recipe: a YAML file that says all there is to say about one model.
+
+`pipeline.recipe` is the schema; `pipeline.recipe_file` reads and explains the file.
+Every model is frozen and rejects unknown keys.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Dtype = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Weights(Part):
+    """A weights file and its pinned digest: safetensors, or a state dict that loads with `weights_only`."""
+
+    path: str | None = Field(default=None, description="File, relative to the recipe.")
+    package: str | None = Field(default=None, description="Installed Python package that carries the file.")
+    file: str | None = Field(default=None, description="Path inside the package.")
+    sha256: Sha256
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.package is None) or (self.package is None) != (self.file is None):
+            raise ValueError("give either `path`, or `package` with `file`")
+        return self
+
+
+class Source(Part):
+    """Where the original comes from: exactly one of the first five keys."""
+
+    factory: str | None = Field(
+        default=None, description="`file.py:function` or `package.module:function` -> nn.Module."
+    )
+    onnx: str | None = Field(default=None, description="An ONNX file.")
+    hf: str | None = Field(default=None, description="Hugging Face model: a folder or a hub name.")
+    timm: str | None = Field(default=None, description="timm model name.")
+    pt2: str | None = Field(
+        default=None, description="torch.export archive; needs --trust, since loading can execute code."
+    )
+    weights: Weights | None = None
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory or loader.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [key for key in ("factory", "onnx", "hf", "timm", "pt2") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of factory, onnx, hf, timm, pt2; given: {given or 'none'}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(key for key in ("factory", "onnx", "hf", "timm", "pt2") if getattr(self, key) is not None)
+
+
+class Tensor(Part):
+    """An input or output: dtype, and a shape whose dynamic dimensions are names declared in `dims`."""
+
+    dtype: Dtype = "float32"
+    shape: tuple[int | str, ...]
+    valid: str | None = Field(
+        None,
+        description="Outputs: the input that masks valid positions (nonzero = valid) along the dimensions it shares.",
+    )
+
+
+class Dim(Part):
+    min: int = Field(ge=1)
+    opt: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"expected min <= opt <= max, given {self.min}, {self.opt}, {self.max}")
+        return self
+
+
+class ImagePreprocess(Part):
+    """The usual preprocessing of a photo, in this order: resize, crop, colour order, scale, normalize, layout."""
+
+    resize: int | None = Field(default=None, description="Bilinear resize of the short side, in pixels.")
+    crop: int | None = Field(default=None, description="Centre crop to a square, in pixels.")
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    scale: float = Field(default=1 / 255, description="Multiplied with the raw 0-255 values.")
+    mean: tuple[float, ...] = Field(default=(0.0,), description="Subtracted after scaling, per channel.")
+    std: tuple[float, ...] = Field(default=(1.0,), description="Divided by after the mean, per channel.")
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+
+
+class TextPreprocess(Part):
+    """Tokenization with a `tokenizer.json` of the `tokenizers` library."""
+
+    tokenizer: str = Field(description="Path of tokenizer.json, or `package:path/inside`.")
+    max_length: int | None = Field(default=None, ge=1)
+    columns: tuple[str, ...] = Field(default=(), description="Columns of a tab-separated file that hold text.")
+    label: str | None = Field(default=None, description="Column that holds the label.")
+
+
+class Data(Part):
+    """Batches of inputs: exactly one of `python`, `npz`, `images`, `text`."""
+
+    python: str | None = Field(
+        default=None, description="`file.py:function` yielding {input: array} or ({..}, labels)."
+    )
+    npz: str | None = Field(default=None, description="An .npz file or a folder of them: input names, and `labels`.")
+    images: str | None = Field(default=None, description="A folder or zip of images.")
+    labels: str | None = Field(default=None, description="Images: a CSV file with columns `file,label`.")
+    text: str | None = Field(default=None, description="A text file, one sample a line, or a table with named columns.")
+    image: ImagePreprocess | None = None
+    tokenize: TextPreprocess | None = None
+    input: str | None = Field(default=None, description="Images: the input's name (default: the only one).")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the Python callable.")
+    batch: int | None = Field(default=None, ge=1, description="Samples per batch (default: the batch dimension's opt).")
+    samples: int | None = Field(default=None, ge=1, description="Use the first N samples only.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [key for key in ("python", "npz", "images", "text") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of python, npz, images, text; given: {given or 'none'}")
+        if self.images is not None and self.image is None:
+            raise ValueError("`images` needs `image`: how a photo becomes an input")
+        if self.text is not None and self.tokenize is None:
+            raise ValueError("`text` needs `tokenize`: how a line becomes an input")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(key for key in ("python", "npz", "images", "text") if getattr(self, key) is not None)
+
+
+class Datasets(Part):
+    calibration: Data | None = None
+    evaluation: Data | None = None
+
+
+class Mode(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT8_DYNAMIC = "int8-dynamic"
+    INT8_WEIGHT = "int8-weight"
+    INT4_WEIGHT = "int4-weight"
+
+
+class Override(Part):
+    """A per-node exception to the target's policy. `nodes` is a name or a regular expression (full match)."""
+
+    nodes: str
+    quantize: bool | None = None
+    symmetric: bool | None = None
+    per_channel: bool | None = None
+    output: bool | None = None
+
+
+class Precision(Part):
+    """The precision and its options. In YAML a bare `int8` means `{mode: int8}`."""
+
+    mode: Mode = Mode.FP32
+    observer: Literal["minmax", "moving-average", "percentile", "entropy", "mse"] = "minmax"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+    passes: tuple[str, ...] | Literal["default"] = Field(
+        default="default", description="Quantization remedies, in order, such as `smooth{alpha=auto}`."
+    )
+    overrides: tuple[Override, ...] = ()
+    keep_float: tuple[str, ...] = Field(default=(), description="Regular expressions of node names left in float.")
+    block_size: int = Field(default=32, ge=16, description="Weight-only int4: elements per scale.")
+
+
+class FloatTolerance(Part):
+    """Float engines: the largest error, relative to the output's scale (its largest absolute value)."""
+
+    relative: float = Field(default=1e-4, gt=0)
+
+
+class QuantizedTolerance(Part):
+    """Quantized engines: the lowest mean and minimum per-sample cosine, and the lowest median per-sample SNR in dB."""
+
+    cosine: float = Field(default=0.99, ge=-1, le=1)
+    cosine_min: float = Field(default=0.9, ge=-1, le=1)
+    snr: float = Field(default=10.0)
+
+
+class Tolerances(Part):
+    float_: FloatTolerance = Field(default=FloatTolerance(), alias="float")
+    half: FloatTolerance = Field(default=FloatTolerance(relative=2e-2), description="fp16 and bf16 engines.")
+    quantized: QuantizedTolerance = QuantizedTolerance()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Speed(Part):
+    """The speed gate: median latency of the float engine of the same target over this engine's."""
+
+    minimum: float = Field(
+        default=1.0, gt=0, description="Least speed-up; the whole confidence interval must reach it."
+    )
+    required: bool = Field(default=True, description="False where size matters and a slower engine may ship.")
+
+
+class Metric(Part):
+    """A task metric: a built-in name, or a callable over (outputs, labels) pairs."""
+
+    name: str | None = Field(default=None, description="Built-in: top1, spearman-pairs, perplexity, agreement.")
+    python: str | None = Field(
+        default=None, description="`file.py:function`, taking an iterator of (outputs, labels) pairs."
+    )
+    output: str | None = Field(default=None, description="The output that is scored (default: the first).")
+    max_drop: float = Field(ge=0, description="Largest allowed loss against the original, in the metric's own unit.")
+    higher_is_better: bool = True
+    expected: float | None = Field(
+        default=None, description="The original's figure; a build that measures another is refused."
+    )
+    expected_tolerance: float = Field(default=1e-3, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.name is None) == (self.python is None):
+            raise ValueError("give either `name` or `python`")
+        return self
+
+
+class Recipe(Part):
+    """All there is to say about one model."""
+
+    name: Name
+    description: str = ""
+    source: Source
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor] = Field(default_factory=dict, description="Names, dtypes and shapes to insist on.")
+    dims: dict[str, Dim] = Field(default_factory=dict)
+    data: Datasets = Datasets()
+    module_passes: tuple[str, ...] = ()
+    graph_passes: Literal["default"] | tuple[str, ...] = "default"
+    precision: Precision = Precision()
+    targets: tuple[str, ...] = ("onnxruntime-cpu",)
+    engine: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Engine options by target.")
+    tolerances: Tolerances = Tolerances()
+    speed: Speed = Speed()
+    metric: Metric | None = None
+    opset: int | None = Field(default=None, ge=17, description="Opset of the export (default: chosen by Enginery).")
+    seed: int = 0
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bare_precision(cls, value: Any) -> Any:
+        return {"mode": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _dims_are_declared(self) -> Self:
+        used = {d for tensor in self.inputs.values() for d in tensor.shape if isinstance(d, str)}
+        if missing := sorted(used - self.dims.keys()):
+            raise ValueError(f"dimensions used by inputs but absent from `dims`: {missing}")
+        if unused := sorted(self.dims.keys() - used):
+            raise ValueError(f"`dims` declares dimensions that no input uses: {unused}")
+        return self
