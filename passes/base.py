@@ -71,8 +71,11 @@ class GraphPass(Protocol):
 class ModuleContext:
     """What a module pass may use besides the module.
 
-    `batches` opens the training data anew: pairs of (inputs by name, labels or None). `metric` scores a module on the
-    evaluation data; higher is better. `seed` fixes every random choice.
+    `example` is one batch of inputs by forward-argument name. `batches` opens the training data anew: pairs of (inputs
+    by name, labels or None). `metric` scores a module on the evaluation data; higher is better. `original` makes a fresh
+    copy of the model as it was before the first pass (the teacher). `resolve` turns `file.py:function` into the object,
+    as the recipe's factory is resolved. `progress` hears (steps done, steps in all or None). `workdir` keeps checkpoints,
+    so that a killed training resumes. `seed` fixes every random choice.
     """
 
     example: Feeds
@@ -80,6 +83,9 @@ class ModuleContext:
     metric: Callable[[torch.nn.Module], float] | None = None
     seed: int = 0
     workdir: Path | None = None
+    original: Callable[[], torch.nn.Module] | None = None
+    resolve: Callable[[str], Any] | None = None
+    progress: Callable[[int, int | None], None] | None = None
 
 
 class ModulePass(Protocol):

@@ -142,6 +142,7 @@ class Data(Part):
 class Datasets(Part):
     calibration: Data | None = None
     evaluation: Data | None = None
+    training: Data | None = Field(default=None, description="For module passes that train or read activations.")
 
 
 class Mode(StrEnum):
