@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from enginery.pipeline.cli.options import build_folder_option, echo_json, json_option, verbosity_options
+
+MARKS = {"ok": "+", "absent": "-", "fault": "!"}
+
+
+@click.command("doctor")
+@build_folder_option
+@json_option
+@verbosity_options
+def command(output: Path, as_json: bool) -> None:
+    """Say what is installed, which engines build and run here, what clashes and what to do.
+
+    Exits with 1 where something is broken (`!`); an engine that is merely absent (`-`) is no fault.
+    """
+    from enginery.pipeline.doctor import Status, examine
+
+    checks = list(examine(output))
+    if as_json:
+        echo_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            click.echo(f"{MARKS[check.status]} {check.name}: {check.words}")
+            if check.remedy:
+                click.echo(textwrap.fill(check.remedy, 100, initial_indent="    ", subsequent_indent="    "))
+    if any(check.status is Status.FAULT for check in checks):
+        click.get_current_context().exit(1)

@@ -1,0 +1,66 @@
+"""A group that imports a command only when it is called, and the boundary where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import traceback
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import click
+
+from enginery.errors import EngineryError
+from enginery.pipeline.cli.options import DEBUG
+
+INTERRUPTED = 130
+"""The exit code of a shell's command that Ctrl-C ended."""
+
+
+class LazyGroup(click.Group):
+    """A group over `{name: module}`; each module calls its click command `command`."""
+
+    def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in self.modules:
+            return None
+        return importlib.import_module(self.modules[cmd_name]).command
+
+
+class BoundaryGroup(LazyGroup):
+    """The root group: what the library raises on purpose ends here, as one message and an exit code.
+
+    1. An `EngineryError` prints its message and exits with its `exit_code` (1: refused or failed, 2: wrong usage).
+    2. An `OSError`, such as a full disk, prints the system's word and the file, and exits with 1.
+    3. Ctrl-C prints one line and exits with 130.
+    4. Anything else is a fault of Enginery: Python's traceback, exit 1.
+    5. With `--debug` the traceback of 1 to 3 is printed too.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EngineryError as error:
+            _fail(ctx, error, str(error), error.exit_code)
+        except BrokenPipeError:
+            raise  # click knows it: the reader of our output, such as `head`, went away
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            where = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
+            _fail(ctx, error, f"{error.strerror}{where}", 1)
+        except KeyboardInterrupt as error:
+            _fail(ctx, error, "Interrupted. Finished stages are kept; the same command resumes.", INTERRUPTED)
+
+
+def _fail(ctx: click.Context, error: BaseException, message: str, code: int) -> NoReturn:
+    if ctx.meta.get(DEBUG):
+        click.echo("".join(traceback.format_exception(error)), err=True)
+    click.echo(f"Error: {message}", err=True)
+    raise click.exceptions.Exit(code) from error

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from enginery.pipeline.cli.options import bundle_argument, echo_json, json_option, verbosity_options
+
+
+@click.command("verify")
+@bundle_argument
+@json_option
+@verbosity_options
+def command(bundle: Path, as_json: bool) -> None:
+    """Check that a bundle is whole: exactly its files, each with its digest. Needs no torch and no onnx."""
+    from enginery.pipeline.bundle import verify_bundle
+
+    verified = verify_bundle(bundle)
+    manifest = verified.manifest
+    if as_json:
+        echo_json(
+            {
+                "bundle": str(bundle),
+                "digest": verified.digest,
+                "files": verified.files,
+                "bytes": verified.bytes,
+                "name": manifest.name,
+                "target": manifest.target,
+                "precision": manifest.precision,
+                "validated": manifest.validated,
+            }
+        )
+        return
+    click.echo(f"{bundle}: {verified.files} files, {verified.bytes:,} bytes, all as they were built.")
+    click.echo(f"digest sha256:{verified.digest}")
+    if not manifest.validated:
+        click.echo(f"The engine was not run yet. Complete it with: {manifest.complete_with}")
