@@ -17,6 +17,7 @@ _ENGINES: Final = {
     "onnxruntime-cpu": ("enginery.engines.onnxruntime", "OnnxRuntimeCpu"),
     "onnxruntime-cuda": ("enginery.engines.onnxruntime", "OnnxRuntimeCuda"),
     "onnxruntime-tensorrt": ("enginery.engines.onnxruntime", "OnnxRuntimeTensorRT"),
+    "openvino-cpu": ("enginery.engines.openvino", "OpenVinoCpu"),
     "tensorrt": ("enginery.engines.tensorrt", "TensorRT"),
     "tensorrt-rtx": ("enginery.engines.tensorrt", "TensorRTRTX"),
 }

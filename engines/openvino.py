@@ -1,0 +1,249 @@
+"""OpenVINO on the CPU.
+
+The artifact is OpenVINO's IR (`model.xml` and `model.bin`), made from the ONNX file with the declared bounds of every
+dynamic dimension. The precision of inference is always explicit: left alone, OpenVINO computes float graphs in
+bfloat16 on processors that have it, without a word (measured on 2026.4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self, get_args
+
+from enginery.engines.base import Arrays, Artifact, BuildSpec, Engine, Feeds, Session, TensorSpec
+from enginery.engines.model_check import check_model
+from enginery.errors import EngineError, MissingDependencyError, UsageError
+
+ENTRY: Final = "model.xml"
+InferencePrecision = Literal["f32", "bf16"]
+
+_INTEGER: Final = {"i8", "u8", "i4", "u4"}
+_FLOAT: Final = {"f32", "f16", "bf16"}
+_HEAVY: Final = {"Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected", "RNNSeq", "RNNCell"}
+_HEAVY_FUSED: Final = {"ScaledDotProductAttention", "ScaledDotProductAttentionWithKVCache", "LLMMLP", "QKVProjection"}
+
+
+def import_openvino() -> Any:
+    """Import openvino without its telemetry package, which writes a client id and opens connections.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if "openvino" not in sys.modules:
+        # A None entry makes the import fail; OpenVINO then falls back to its own silent stand-in.
+        sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError(f"openvino cannot be imported ({error}). Install enginery[openvino].") from error
+    return openvino
+
+
+@dataclass(frozen=True)
+class OpenVinoOptions:
+    """Options of a session. In a recipe they stand under `engine: {openvino-cpu: {...}}`.
+
+    `threads=0` means one per core of the machine that runs. `inference_precision` is what float operations are
+    computed in; integer kernels follow the Q/DQ pairs of the graph.
+    """
+
+    threads: int = 0
+    inference_precision: InferencePrecision = "f32"
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Read options from a recipe or an artifact.
+
+        Raises:
+            UsageError: an option is unknown or has a value that it cannot have.
+        """
+        known = [item.name for item in dataclasses.fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise UsageError(f"Unknown option {unknown[0]!r} of openvino-cpu. Available: {', '.join(known)}.")
+        parsed = cls(**options)
+        if isinstance(parsed.threads, bool) or not isinstance(parsed.threads, int) or parsed.threads < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"`threads` of openvino-cpu is {parsed.threads!r}; expected 0 (all cores) or more.")
+        if parsed.inference_precision not in get_args(InferencePrecision):
+            raise UsageError(
+                f"`inference_precision` of openvino-cpu is {parsed.inference_precision!r}; "
+                f"expected one of {', '.join(get_args(InferencePrecision))}."
+            )
+        return parsed
+
+    def properties(self) -> dict[str, Any]:
+        """The options in OpenVINO's own words: one stream, tuned for latency."""
+        threads = {"INFERENCE_NUM_THREADS": self.threads} if self.threads else {}
+        return {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": self.inference_precision,
+            **threads,
+        }
+
+
+class OpenVinoSession(Session):
+    """A compiled model; every thread has an inference request of its own."""
+
+    def __init__(self, compiled: Any, spec: BuildSpec, description: Mapping[str, Any]) -> None:
+        super().__init__(spec.inputs, spec.outputs, spec.dims)
+        self._compiled: Any = compiled
+        self._requests = threading.local()
+        self._description = description
+        self._ports = {output.name: _port(compiled.outputs, output, "output") for output in spec.outputs}
+
+    def _run(self, feeds: Feeds) -> Arrays:
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        try:
+            results = request.infer(dict(feeds))
+        except RuntimeError as error:
+            shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
+            raise EngineError(f"OpenVINO failed on the inputs {shapes}: {_last_line(error)}") from error
+        # The request reuses its buffers in the next run, so the results are copied out.
+        return {name: results[port].copy() for name, port in self._ports.items()}
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self._description)
+
+    def close(self) -> None:
+        super().close()
+        self._compiled = None
+        self._requests = threading.local()
+
+
+class OpenVinoCpu(Engine):
+    target: ClassVar[str] = "openvino-cpu"
+    policy: ClassVar[str] = "openvino"
+
+    def cannot_build(self) -> str | None:
+        try:
+            import_openvino()
+        except MissingDependencyError as error:
+            return str(error)
+        return None
+
+    def cannot_run(self) -> str | None:
+        return self.cannot_build()
+
+    def build(self, model: Path, folder: Path, spec: BuildSpec) -> Artifact:
+        openvino = import_openvino()
+        options = OpenVinoOptions.parse(spec.options)
+        check_model(model)
+        network = _read(openvino, model)
+        _bound(openvino, network, spec)
+        openvino.save_model(network, str(folder / ENTRY), compress_to_fp16=False)
+        for file in folder.iterdir():
+            file.chmod(0o644)
+        compiled = _compile(openvino, _read(openvino, folder / ENTRY), options)
+        facts = {**_description(openvino, compiled, options), "kernels": _kernels(compiled)}
+        return Artifact(folder, ENTRY, dataclasses.asdict(options), facts)
+
+    def load(self, artifact: Artifact, spec: BuildSpec) -> Session:
+        openvino = import_openvino()
+        options = OpenVinoOptions.parse(artifact.options)
+        compiled = _compile(openvino, _read(openvino, artifact.path), options)
+        for item in spec.inputs:
+            _port(compiled.inputs, item, "input")
+        return OpenVinoSession(compiled, spec, _description(openvino, compiled, options))
+
+
+def _read(openvino: Any, path: Path) -> Any:
+    try:
+        return openvino.Core().read_model(str(path))
+    except RuntimeError as error:
+        raise EngineError(
+            f"{path.name}: OpenVINO {openvino.get_version()} refuses the model: {_last_line(error)}"
+        ) from error
+
+
+def _bound(openvino: Any, network: Any, spec: BuildSpec) -> None:
+    """Give every dynamic dimension its declared range, which the plugin uses to choose kernels and memory."""
+    shapes: dict[str, Any] = {}
+    for item in spec.inputs:
+        _port(network.inputs, item, "input")
+        dims = [
+            openvino.Dimension(size)
+            if isinstance(size, int)
+            else openvino.Dimension(spec.dims[size].min, spec.dims[size].max)
+            for size in item.shape
+        ]
+        shapes[item.name] = openvino.PartialShape(dims)
+    try:
+        network.reshape(shapes)
+    except RuntimeError as error:
+        ranges = {name: f"{dim.min}..{dim.max}" for name, dim in spec.dims.items()}
+        raise EngineError(
+            f"OpenVINO cannot give the model the declared dimensions {ranges}: {_last_line(error)}"
+        ) from error
+
+
+def _compile(openvino: Any, network: Any, options: OpenVinoOptions) -> Any:
+    try:
+        compiled = openvino.Core().compile_model(network, "CPU", options.properties())
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO {openvino.get_version()} cannot compile the model: {_last_line(error)}") from error
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if used != options.inference_precision:
+        raise EngineError(
+            f"inference precision {options.inference_precision} was asked for; OpenVINO uses {used} on this processor. "
+            "Set `inference_precision` to what the processor has."
+        )
+    return compiled
+
+
+def _port(ports: Any, item: TensorSpec, kind: str) -> Any:
+    found = next((port for port in ports if item.name in port.get_names()), None)
+    if found is None:
+        given = sorted(name for port in ports for name in port.get_names())
+        raise EngineError(f"The model has the {kind}s {given}; declared but absent: {item.name!r}.")
+    dtype = found.element_type.to_dtype().name
+    if dtype != item.dtype or len(found.partial_shape) != len(item.shape):
+        raise EngineError(f"The {kind} {item.name!r} is {dtype}{found.partial_shape} in the model; declared: {item}.")
+    return found
+
+
+def _kernels(compiled: Any) -> dict[str, Any]:
+    """Which kernels run, from the plugin's own execution graph; the shape is that of `onnxruntime_kernels`."""
+    nodes = [_kernel(operation) for operation in compiled.get_runtime_model().get_ordered_ops()]
+    nodes = [node for node in nodes if node["op"] not in ("Input", "Output", "Const", "Constant", "Result")]
+    kinds = ("integer", "weight-only", "quantize", "float", "other")
+    return {
+        "counts": {kind: sum(node["kind"] == kind for node in nodes) for kind in kinds},
+        "heavy": {kind: sum(node["kind"] == kind and node["heavy"] for node in nodes) for kind in kinds},
+        "nodes": [node for node in nodes if node["kind"] != "other"],
+    }
+
+
+def _kernel(operation: Any) -> dict[str, Any]:
+    info = operation.get_rt_info()
+    op, precision = info["layerType"].astype(str), info["runtimePrecision"].astype(str)
+    if op in ("FakeQuantize", "Reorder", "Convert"):
+        kind = "quantize" if op == "FakeQuantize" else "other"
+    elif precision in _INTEGER:
+        kind = "integer"
+    else:
+        kind = "float" if precision in _FLOAT else "other"
+    heavy = op in _HEAVY or op in _HEAVY_FUSED
+    return {"node": operation.get_friendly_name(), "op": op, "kind": kind, "heavy": heavy}
+
+
+def _description(openvino: Any, compiled: Any, options: OpenVinoOptions) -> dict[str, Any]:
+    return {
+        "runtime": "openvino",
+        "version": openvino.get_version(),
+        "provider": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
+        "threads": options.threads,
+        "inference_precision": options.inference_precision,
+    }
+
+
+def _last_line(error: RuntimeError) -> str:
+    """OpenVINO's errors begin with the C++ files they passed through; the last line says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
