@@ -1,0 +1,42 @@
+"""The report: verdicts first, then every figure behind them. `document.py` is the data; the rest renders it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from enginery.pipeline.report.document import (
+    CaseErrors,
+    Depth,
+    Errors,
+    Latency,
+    MetricFigures,
+    PassEffect,
+    Report,
+    Speedup,
+    StageTime,
+    read_report,
+    write_document,
+)
+from enginery.pipeline.report.markdown import render_markdown
+
+__all__ = [
+    "CaseErrors",
+    "Depth",
+    "Errors",
+    "Latency",
+    "MetricFigures",
+    "PassEffect",
+    "Report",
+    "Speedup",
+    "StageTime",
+    "read_report",
+    "render_markdown",
+    "write_report",
+]
+
+
+def write_report(report: Report, folder: Path) -> tuple[str, ...]:
+    """Write the report in every form into `folder` and return the names of the files."""
+    write_document(report, folder)
+    (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
+    return ("report.json", "report.md")
