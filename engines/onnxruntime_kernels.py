@@ -7,15 +7,11 @@ node. That needs no list of integer operators: a node runs on integers when a qu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
+from enginery.engines.kernels import Kernel, Kind
 from enginery.engines.onnx_wire import Attribute, Graph, Message, Model, Node, Tensor, Type, Value, open_model
-
-Kind = Literal["integer", "weight-only", "quantize", "float", "other"]
-"""integer: computes on quantized tensors. weight-only: float activations, quantized weights. quantize: converts.
-float: computes in floating point. other: shapes, masks, indices."""
 
 _QUANTIZED: Final = {2: "uint8", 3: "int8", 21: "uint4", 22: "int4", 25: "uint2", 26: "int2"}
 _FLOAT: Final = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
@@ -40,16 +36,6 @@ _BOOL_RESULTS: Final = {
 _FLOAT_RESULTS: Final = {"DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "GatherBlockQuantized"}
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """One node of the optimized graph. `heavy` marks multiply-accumulate work, where the time goes."""
-
-    node: str
-    op: str
-    kind: Kind
-    heavy: bool
-
-
 def read_kernels(path: Path) -> tuple[Kernel, ...]:
     """The kernels of an optimized ONNX file, in order, those of subgraphs after the node that holds them."""
     with open_model(path) as model:
@@ -58,16 +44,6 @@ def read_kernels(path: Path) -> tuple[Kernel, ...]:
         if graph is not None:
             _read_graph(graph, {}, kernels)
         return tuple(kernels)
-
-
-def kernel_facts(kernels: tuple[Kernel, ...]) -> dict[str, Any]:
-    """What the report shows: counts by kind, heavy nodes by kind, and every node that is not `other`."""
-    kinds: tuple[Kind, ...] = ("integer", "weight-only", "quantize", "float", "other")
-    return {
-        "counts": {kind: sum(k.kind == kind for k in kernels) for kind in kinds},
-        "heavy": {kind: sum(k.kind == kind and k.heavy for k in kernels) for kind in kinds if kind != "quantize"},
-        "nodes": [asdict(kernel) for kernel in kernels if kernel.kind != "other"],
-    }
 
 
 def _read_graph(graph: Message, outer: Mapping[str, int], kernels: list[Kernel]) -> None:
