@@ -1,0 +1,66 @@
+"""Chains of transposes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from enginery.passes.base import Refusal
+from enginery.passes.graph.base import ScopedPass
+from enginery.passes.graph.edit import producer
+from enginery.passes.graph.symbolic import ShapeValues
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from enginery.passes.graph.edit import Edits
+
+
+@dataclass(frozen=True)
+class MergeTransposes(ScopedPass):
+    """Replaces transposes in a row by one.
+
+    1. `Transpose(Transpose(x, a), b)` becomes `Transpose(x, a[b])`; two that undo each other become an identity order,
+       which `remove-identities` takes out.
+    2. `Reshape(Transpose(Reshape(x, [-1, a, b]), [0, 2, 1]), [..., b, a])` becomes one Transpose of the last two
+       dimensions, where x ends in `a, b` and the target restores the others (torch's exporter writes this for
+       the keys of attention).
+    """
+
+    name: ClassVar[str] = "merge-transposes"
+    tolerance: ClassVar[float] = 0.0
+
+    def edit(self, edits: Edits) -> Iterable[Refusal]:
+        shapes = ShapeValues()
+        for node in edits.graph.nodes:
+            found = _chain(node) or _batched(node, shapes)
+            if found is not None:
+                source, order = found
+                merged = edits.node("Transpose", [source], at=node, like=node.outputs[0], attrs={"perm": order})
+                edits.replace(node.outputs[0], merged)
+        return ()
+
+
+def _chain(node: gs.Node) -> tuple[gs.Tensor, list[int]] | None:
+    first = producer(node.inputs[0]) if node.op == "Transpose" else None
+    if first is None or first.op != "Transpose" or "perm" not in node.attrs or "perm" not in first.attrs:
+        return None
+    return first.inputs[0], [first.attrs["perm"][axis] for axis in node.attrs["perm"]]
+
+
+def _batched(node: gs.Node, shapes: ShapeValues) -> tuple[gs.Tensor, list[int]] | None:
+    swap = producer(node.inputs[0]) if node.op == "Reshape" else None
+    if swap is None or swap.op != "Transpose" or list(swap.attrs.get("perm", ())) != [0, 2, 1]:
+        return None
+    flat = producer(swap.inputs[0])
+    if flat is None or flat.op != "Reshape":
+        return None
+    source = flat.inputs[0]
+    dims, middle, target = shapes.dims(source), shapes.vector(flat.inputs[1]), shapes.vector(node.inputs[1])
+    if dims is None or middle is None or target is None or len(middle) != 3 or len(dims) < 3:
+        return None
+    if middle[0] != -1 or middle[1:] != dims[-2:] or target != (*dims[:-2], dims[-1], dims[-2]):
+        return None
+    rank = len(dims)
+    return source, [*range(rank - 2), rank - 1, rank - 2]

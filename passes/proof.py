@@ -1,0 +1,182 @@
+"""The numerical proof of a pass: the same feeds through the model before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.errors import PassError
+from enginery.passes.base import Arrays, Feeds, OpenModel
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest error of one output over all feeds; `relative` is to the output's largest absolute value."""
+
+    output: str
+    absolute: float
+    relative: float
+
+
+class Proof:
+    """Holds the outputs of the model before a pass, and compares those after it.
+
+    Args:
+        open_model: runs an ONNX file literally, with the runtime's own optimizations off.
+        feeds: golden inputs at several dynamic shapes.
+        original: the model before the first pass.
+        scratch: an empty folder for the models in between.
+    """
+
+    def __init__(self, open_model: OpenModel, feeds: Sequence[Feeds], original: Path, scratch: Path) -> None:
+        self._open = open_model
+        self._feeds = feeds
+        self._scratch = scratch
+        self._path = original
+        self._count = 0
+        self._original = self._outputs(original)
+        self._before = self._original
+
+    def step(self, graph: gs.Graph, tolerance: float) -> tuple[Difference, ...]:
+        """Compare `graph` with the model before the pass; afterwards it is the model before the next one.
+
+        Raises:
+            PassError: an output is missing, has another shape or dtype, or differs by more than `tolerance`.
+        """
+        path = self._save(graph)
+        after = self._outputs(path)
+        differences = _compare(self._before, after)
+        worst = next((d for d in differences if not d.relative <= tolerance), None)
+        if worst is not None:
+            where = _first_difference(self._open, self._path, path, self._feeds, tolerance)
+            raise PassError(
+                f"It changed output {worst.output!r} by {worst.absolute:.3g} ({worst.relative:.3g} of its scale; "
+                f"allowed: {tolerance:g}). The first tensor that differs is {where!r}."
+            )
+        self._forget()
+        self._path, self._before = path, after
+        return differences
+
+    def against_original(self, graph: gs.Graph, tolerance: float) -> tuple[Difference, ...]:
+        """Compare the graph after the last pass with the model before the first.
+
+        Raises:
+            PassError: as `step`.
+        """
+        differences = _compare(self._original, self._outputs(self._save(graph)))
+        for difference in differences:
+            if not difference.relative <= tolerance:
+                raise PassError(
+                    f"All passes together changed output {difference.output!r} by {difference.absolute:.3g} "
+                    f"({difference.relative:.3g} of its scale; allowed: {tolerance:g}). "
+                    "Run with --prove each to learn which pass did."
+                )
+        return differences
+
+    def _save(self, graph: gs.Graph) -> Path:
+        from enginery.passes.graph.ir import save_graph
+
+        self._count += 1
+        path = self._scratch / f"{self._count}.onnx"
+        save_graph(graph, path)
+        return path
+
+    def _forget(self) -> None:
+        if self._path.parent == self._scratch:
+            self._path.unlink()
+            self._path.with_name(self._path.name + ".data").unlink(missing_ok=True)
+
+    def _outputs(self, path: Path) -> list[Arrays]:
+        run = self._open(path, optimize=False)
+        return [run(feeds) for feeds in self._feeds]
+
+
+def _compare(before: list[Arrays], after: list[Arrays]) -> tuple[Difference, ...]:
+    worst: dict[str, Difference] = {}
+    for one, other in zip(before, after, strict=True):
+        for name, expected in one.items():
+            if name not in other:
+                raise PassError(f"Output {name!r} is gone.")
+            difference = measure(name, expected, other[name])
+            if name not in worst or not difference.relative <= worst[name].relative:
+                worst[name] = difference
+    return tuple(worst.values())
+
+
+def measure(name: str, expected: Any, actual: Any) -> Difference:
+    """The error of one output. NaN where NaN was expected counts as equal, and so do equal infinities.
+
+    Sequences and maps (outputs that are no tensors) must be equal element by element.
+
+    Raises:
+        PassError: shape or dtype differ.
+    """
+    if not isinstance(expected, np.ndarray):
+        return _measure_other(name, expected, actual)
+    if not isinstance(actual, np.ndarray) or expected.shape != actual.shape or expected.dtype != actual.dtype:
+        raise PassError(
+            f"Output {name!r} was {expected.dtype}{list(expected.shape)} and is now "
+            f"{getattr(actual, 'dtype', type(actual).__name__)}{list(getattr(actual, 'shape', ()))}."
+        )
+    if expected.dtype.kind not in "fc" and expected.dtype.name != "bfloat16":
+        equal = bool(np.array_equal(expected, actual))
+        return Difference(name, 0.0, 0.0) if equal else Difference(name, float("inf"), float("inf"))
+    return _measure_floats(name, expected.astype(np.float64), actual.astype(np.float64))
+
+
+def _measure_floats(name: str, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Difference:
+    same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
+    if same.all():
+        return Difference(name, 0.0, 0.0)
+    with np.errstate(invalid="ignore"):
+        error = float(np.abs(np.where(same, 0.0, expected - actual)).max())
+    finite = np.abs(expected[np.isfinite(expected)])
+    scale = float(finite.max()) if finite.size else 0.0
+    relative = error / scale if scale else float("inf")
+    return Difference(name, error, relative if np.isfinite(error) else float("inf"))
+
+
+def _measure_other(name: str, expected: Any, actual: Any) -> Difference:
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):  # pyright: ignore[reportUnknownArgumentType]
+        parts = [measure(name, one, other) for one, other in zip(expected, actual, strict=True)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        return max(parts, key=lambda part: part.relative, default=Difference(name, 0.0, 0.0))
+    if isinstance(expected, dict) and isinstance(actual, dict) and expected.keys() == actual.keys():  # pyright: ignore[reportUnknownMemberType]
+        parts = [measure(name, expected[key], actual[key]) for key in expected]  # pyright: ignore[reportUnknownVariableType]
+        return max(parts, key=lambda part: part.relative, default=Difference(name, 0.0, 0.0))
+    equal = bool(expected == actual)
+    return Difference(name, 0.0 if equal else float("inf"), 0.0 if equal else float("inf"))
+
+
+def _first_difference(
+    open_model: OpenModel, before: Path, after: Path, feeds: Sequence[Feeds], tolerance: float
+) -> str:
+    """The first tensor, in the order of the model after the pass, that both models compute and that differs."""
+    from enginery.passes.graph.ir import load_graph, save_graph
+    from enginery.passes.graph.shapes import infer_shapes
+
+    graphs = [load_graph(before), load_graph(after)]
+    for graph in graphs:
+        infer_shapes(graph)
+    tensors = [{t.name: t for node in graph.nodes for t in node.outputs if t.dtype is not None} for graph in graphs]
+    shared = [name for name in tensors[1] if name in tensors[0]]
+    results: list[list[Arrays]] = []
+    for graph, known, path in zip(graphs, tensors, (before, after), strict=True):
+        declared = {tensor.name for tensor in graph.outputs}
+        graph.outputs = [*graph.outputs, *(known[name] for name in shared if name not in declared)]
+        probe = after.with_name(f"probe-{path.stem}.onnx")
+        save_graph(graph, probe)
+        run = open_model(probe, optimize=False)
+        results.append([run(feed) for feed in feeds])
+    for name in shared:
+        for one, other in zip(*results, strict=True):
+            if one[name].shape != other[name].shape or not measure(name, one[name], other[name]).relative <= tolerance:
+                return name
+    return "the output itself"

@@ -1,0 +1,164 @@
+"""Runs graph passes in order, with one hook between them.
+
+After every pass that changed something the hook checks the model with the ONNX checker, brings types and shapes up to
+date, proves the numbers against the model as it was before the pass, and records what happened.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from enginery.errors import EngineryError, InvalidModelError, PassError
+from enginery.passes.base import Feeds, GraphPass, OpenModel, PassResult
+from enginery.passes.spec import format_pass
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from enginery.passes.proof import Difference, Proof
+
+Prove = Literal["off", "end", "each"]
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did to the graph, for the report.
+
+    `proof` holds the largest error over all feeds, per graph output, against the model before the pass; it is empty
+    when the pass changed nothing or was not proved on its own.
+    """
+
+    name: str
+    spec: str
+    result: PassResult
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    proof: tuple[Difference, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "spec": self.spec,
+            "changed": self.result.changed,
+            "refusals": [asdict(refusal) for refusal in self.result.refusals],
+            "details": dict(self.result.details),
+            "seconds": self.seconds,
+            "nodes_before": self.nodes_before,
+            "nodes_after": self.nodes_after,
+            "proof": [asdict(difference) for difference in self.proof],
+        }
+
+
+def run_graph_passes(
+    model: Path,
+    output: Path,
+    passes: Sequence[GraphPass],
+    *,
+    open_model: OpenModel,
+    feeds: Sequence[Feeds] = (),
+    prove: Prove = "each",
+) -> tuple[PassRecord, ...]:
+    """Apply `passes` to the ONNX file `model` and write `output`.
+
+    `feeds` are inputs at several dynamic shapes; with none given nothing can be proved, and `prove` must be "off".
+
+    Raises:
+        PassError: a pass raised, left an invalid model, or broke the numbers. The message names the pass, those that
+            ran before it and the first tensor that differs.
+        InvalidModelError: `model` itself is not a valid ONNX file.
+    """
+    from enginery.passes.graph.ir import load_graph, save_graph
+    from enginery.passes.graph.shapes import infer_shapes
+    from enginery.passes.proof import Proof
+
+    if prove != "off" and not feeds:
+        raise PassError("Passes were to be proved and no feeds were given. Give golden inputs, or prove='off'.")
+    graph = load_graph(model)
+    check(graph)
+    infer_shapes(graph)
+    records: list[PassRecord] = []
+    with tempfile.TemporaryDirectory(prefix="enginery-proof-", dir=output.parent) as scratch:
+        proof = Proof(open_model, feeds, model, Path(scratch)) if prove != "off" else None
+        for each in passes:
+            try:
+                records.append(_run(each, graph, proof if prove == "each" else None))
+            except EngineryError as error:
+                raise PassError(_blame(each, records, str(error))) from error
+            except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise PassError(_blame(each, records, f"{type(error).__name__}: {error}")) from error
+        if proof is not None:
+            tolerance = sum(_tolerance(each) for each in passes) or _tolerance(None)
+            proof.against_original(graph, tolerance)
+    save_graph(graph, output)
+    return tuple(records)
+
+
+def check(graph: gs.Graph) -> None:
+    """Run the ONNX checker on the structure; weights are not read.
+
+    Raises:
+        InvalidModelError: the checker refused the model.
+    """
+    import onnx
+
+    from enginery.passes.graph.shapes import export_without_weights
+
+    try:
+        onnx.checker.check_model(_with_data(export_without_weights(graph)))
+    except onnx.checker.ValidationError as error:
+        raise InvalidModelError(f"The ONNX checker refused the model: {error}") from error
+
+
+def _with_data(model: Any) -> Any:
+    """The checker insists on the files of external data; for the check alone a large constant becomes an input."""
+    import onnx
+
+    absent = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    given = {value.name for value in model.graph.input}
+    for tensor in absent:
+        if tensor.name not in given:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    kept = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def _run(each: GraphPass, graph: gs.Graph, proof: Proof | None) -> PassRecord:
+    from enginery.passes.graph.shapes import infer_shapes
+
+    before = _count(graph)
+    start = time.perf_counter()
+    result = each.apply(graph)
+    seconds = time.perf_counter() - start
+    differences: tuple[Difference, ...] = ()
+    if result.changed:
+        check(graph)
+        infer_shapes(graph)
+        if proof is not None:
+            differences = proof.step(graph, _tolerance(each))
+    return PassRecord(each.name, format_pass(each), result, seconds, before, _count(graph), differences)
+
+
+def _count(graph: gs.Graph) -> int:
+    from enginery.passes.graph.edit import scopes
+
+    return sum(len(scope.nodes) for scope in scopes(graph))
+
+
+def _tolerance(each: GraphPass | None) -> float:
+    return float(getattr(each, "tolerance", 1e-5))
+
+
+def _blame(each: GraphPass, records: Sequence[PassRecord], reason: str) -> str:
+    earlier = ", ".join(record.name for record in records if record.result.changed) or "none"
+    return (
+        f"Pass {format_pass(each)!r} failed (passes that changed the graph before it: {earlier}). {reason} "
+        "Leave the pass out of `graph_passes` to build without it."
+    )
