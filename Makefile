@@ -63,7 +63,7 @@ types: $(READY) links ## Check types with pyright (strict)
 
 .PHONY: bench
 bench: $(READY) ## Run the benchmarks (ARGS=name ...)
-	$(BIN)/python -P bench/run.py $(ARGS)
+	$(BIN)/python bench/run.py $(ARGS)
 
 # Type checkers cannot read the hook of an editable install, so they get the package as a tree of links.
 .PHONY: links
