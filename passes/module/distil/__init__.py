@@ -1,0 +1,1 @@
+"""Distillation: a smaller student learns to answer like its teacher."""

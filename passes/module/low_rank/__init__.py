@@ -1,0 +1,1 @@
+"""Low rank: one weight becomes the product of two thin ones."""

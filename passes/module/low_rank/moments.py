@@ -1,0 +1,99 @@
+"""Mean and covariance of what layers read, over the data, in one streaming run.
+
+Only loaded by passes that are being applied: it imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # the field's own name
+
+from enginery.errors import DataError
+from enginery.passes.base import Feeds
+from enginery.passes.module.layers import Layers
+from enginery.passes.module.outputs import infer
+
+BUDGET_BYTES = 1 << 30
+"""Covariances held at once; more layers than fit are measured in further runs over the data."""
+
+
+@dataclass
+class Moments:
+    """`count` input vectors of length n: their mean (n) and centred second moment (n, n), both float64."""
+
+    count: int
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+    @classmethod
+    def zeros(cls, width: int) -> Moments:
+        return cls(0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64))
+
+    def update(self, rows: torch.Tensor) -> None:
+        """Add rows (m, n), by the pairwise formula of Chan et al. 1983, which does not cancel."""
+        rows = rows.double()
+        m, mean = len(rows), rows.mean(0)
+        centred = rows - mean
+        total = self.count + m
+        shift = mean - self.mean
+        within = self.covariance * self.count + centred.T @ centred
+        self.covariance = (within + torch.outer(shift, shift) * (self.count * m / total)) / total
+        self.mean = self.mean + shift * (m / total)
+        self.count = total
+
+
+def width(layer: torch.nn.Module) -> int:
+    """Elements of one input vector of a linear layer, or of one patch of a convolution."""
+    return layer.get_parameter("weight")[0].numel()
+
+
+def rows(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The input vectors (m, n) that a linear layer or a zero-padded 2-D convolution multiplies with its weight."""
+    if isinstance(layer, torch.nn.Conv2d):
+        patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+        return patches.transpose(1, 2).flatten(0, 1)
+    return x.flatten(0, -2)
+
+
+def collect(module: torch.nn.Module, layers: Layers, batches: Iterable[Feeds]) -> dict[str, Moments]:
+    """Moments of the inputs of `layers`; `batches` is iterated once.
+
+    Raises:
+        DataError: there are no batches, or a layer never ran.
+    """
+    found = {name: Moments.zeros(width(layer)) for name, layer in layers}
+    handles = [layer.register_forward_pre_hook(_recorder(found[name])) for name, layer in layers]
+    try:
+        for feeds in batches:
+            infer(module, feeds)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if silent := [name for name, moments in found.items() if moments.count == 0]:
+        raise DataError(f"no data reached {silent[0]}; the data is empty, or the module does not use this layer")
+    return found
+
+
+def _recorder(moments: Moments):  # noqa: ANN202  # the hook's type is torch's own
+    def record(layer: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        moments.update(rows(layer, args[0].detach()).cpu())
+
+    return record
+
+
+def within_budget(layers: Layers, budget: int = BUDGET_BYTES) -> Iterator[Layers]:
+    """Split `layers` so that the covariances of each part fit into `budget` bytes (always at least one layer)."""
+    part: Layers = []
+    held = 0
+    for name, layer in layers:
+        need = width(layer) ** 2 * 8
+        if part and held + need > budget:
+            yield part
+            part, held = [], 0
+        part.append((name, layer))
+        held += need
+    if part:
+        yield part

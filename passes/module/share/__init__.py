@@ -1,0 +1,1 @@
+"""Weight sharing: few distinct values per tensor, and equal tensors stored once."""
