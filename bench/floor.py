@@ -1,7 +1,7 @@
 """The floor of this machine: how fast it multiplies matrices in float32, bfloat16 and int8, and how fast it reads.
 
 A latency means more as a multiple of the time that its multiply-accumulates take at these peaks. The peaks are the best
-that the installed libraries reach (oneDNN through PyTorch and OpenVINO, MLAS through ONNX Runtime), not data sheets.
+that the installed runtimes reach (MLAS through ONNX Runtime, oneDNN through OpenVINO), not data sheets.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 
 import measure
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.helper as oh
-import torch
+from onnx import TensorProto
 
 from enginery.engines.onnxruntime import import_onnxruntime
+from enginery.engines.openvino import OpenVinoOptions, import_openvino
 
 SIZES = (512, 1024, 2048)
 QUICK_SIZES = (512, 1024)
@@ -27,7 +29,6 @@ BYTES = 1 << 28
 
 def peaks(*, quick: bool, threads: int) -> dict[str, float]:
     """Operations per second (a multiply-accumulate counts two) by data type, and `bandwidth` in bytes per second."""
-    torch.set_num_threads(threads)
     best: dict[str, float] = {}
     for size in QUICK_SIZES if quick else SIZES:
         candidates = _candidates(size, threads)
@@ -40,40 +41,52 @@ def peaks(*, quick: bool, threads: int) -> dict[str, float]:
 
 
 def _candidates(size: int, threads: int) -> dict[str, Callable[[], object]]:
-    generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(size, size, generator=generator) for _ in range(2))
-    left16, right16 = left.bfloat16(), right.bfloat16()
-    integer = _integer_session(size, threads)
-    feeds = {"a": np.random.default_rng(0).integers(0, 255, (size, size), np.uint8)}
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((size, size), np.float32)
+    integers = generator.integers(-127, 128, (size, size), np.int8)
+    floats = {"a": generator.standard_normal((size, size), np.float32)}
+    bytes_ = {"a": generator.integers(0, 255, (size, size), np.uint8)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        real = _save_product(folder / "float.onnx", "MatMul", TensorProto.FLOAT, TensorProto.FLOAT, weight)
+        whole = _save_product(folder / "integer.onnx", "MatMulInteger", TensorProto.UINT8, TensorProto.INT32, integers)
+        float_session, integer_session = _onnxruntime(real, threads), _onnxruntime(whole, threads)
+        half = _openvino(real, threads).create_infer_request()
     return {
-        "float32 torch": lambda: torch.mm(left, right),
-        "bfloat16 torch": lambda: torch.mm(left16, right16),
-        "int8 onnxruntime": lambda: integer.run(None, feeds),
+        "float32 onnxruntime": lambda: float_session.run(None, floats),
+        "bfloat16 openvino": lambda: half.infer(floats),
+        "int8 onnxruntime": lambda: integer_session.run(None, bytes_),
     }
 
 
-def _integer_session(size: int, threads: int) -> Any:
-    weight = np.random.default_rng(1).integers(-127, 128, (size, size), np.int8)
+def _save_product(path: Path, op: str, given: int, result: int, weight: npt.NDArray[Any]) -> Path:
+    size = len(weight)
     graph = oh.make_graph(
-        [oh.make_node("MatMulInteger", ["a", "b"], ["c"])],
-        "integer",
-        [oh.make_tensor_value_info("a", onnx.TensorProto.UINT8, [size, size])],
-        [oh.make_tensor_value_info("c", onnx.TensorProto.INT32, [size, size])],
+        [oh.make_node(op, ["a", "b"], ["c"])],
+        "product",
+        [oh.make_tensor_value_info("a", given, [size, size])],
+        [oh.make_tensor_value_info("c", result, [size, size])],
         [onnx.numpy_helper.from_array(weight, "b")],
     )
-    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 20)], ir_version=10)
+    onnx.save(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def _onnxruntime(path: Path, threads: int) -> Any:
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "integer.onnx"
-        onnx.save(model, path)
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _openvino(path: Path, threads: int) -> Any:
+    properties = OpenVinoOptions(threads, "bf16").properties()
+    return import_openvino().Core().compile_model(str(path), "CPU", properties)
 
 
 def _bandwidth(rounds: int) -> float:
-    """Bytes per second of a sum over memory that no cache holds."""
-    block = torch.ones(BYTES // 4)
+    """Bytes per second that one thread sums from memory that no cache holds."""
+    block = np.ones(BYTES // 8)
     timing = measure.interleaved({"read": block.sum}, rounds=rounds)["read"]
     return BYTES / min(timing.seconds)
 
@@ -82,7 +95,7 @@ def main() -> int:
     parser = measure.options(__doc__ or "")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    measure.print_machine("torch", "onnxruntime")
+    measure.print_machine("openvino", "onnxruntime")
     found = peaks(quick=arguments.quick, threads=arguments.threads)
     rows = [[name, f"{value / 1e9:.0f} G{'B' if name == 'bandwidth' else 'op'}/s"] for name, value in found.items()]
     measure.print_table(["what", "peak"], rows)
