@@ -1,5 +1,69 @@
-"""Enginery turns a trained model into an inference engine that is shown to answer like the original."""
+"""Enginery turns a trained model into an inference engine that is shown to answer like the original.
+
+    bundle = enginery.build("minilm", precision="int8")
+    with enginery.load(bundle) as session:
+        answers = session.run({"input_ids": ids, "attention_mask": mask})
+
+Each function imports what it needs when it is called, so that `import enginery` costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enginery._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from enginery.engines import Session
+
+__all__ = ["__version__", "build", "load"]
+
+
+def load(bundle: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+    """Open a bundle's engine: `.run({name: array}) -> {name: array}`, `.inputs`, `.outputs`, `.describe()`.
+
+    The session checks every input by name, dtype, rank and the declared range of each dynamic dimension before the
+    runtime sees it. It is thread-safe, and a context manager; `close()` frees the engine.
+
+    Args:
+        bundle: the bundle's folder.
+        threads: threads of the runtime (default: the runtime's own choice).
+
+    Raises:
+        UsageError: there is no bundle.
+        IntegrityError: a file of the bundle was changed, added or removed.
+        EngineError: the engine cannot run on this machine, or not as it was built to.
+    """
+    from enginery.pipeline.session import open_session
+
+    return open_session(Path(bundle), threads=threads)
+
+
+def build(
+    recipe: str | os.PathLike[str],
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    output: str | os.PathLike[str] = "build",
+    allow: Collection[str] = (),
+    trust: bool = False,
+) -> Path:
+    """Build a recipe for one target and return the bundle's folder.
+
+    Args:
+        recipe: a built-in recipe's name, or a recipe file.
+        target: the engine to build for (default: the first of the recipe's).
+        precision: `fp32`, `int8`, … (default: the recipe's).
+        output: the folder for bundles and the store.
+        allow: gates that may refuse without stopping the build; the manifest records them.
+        trust: load a source whose loading can execute code.
+
+    Raises:
+        UsageError: the recipe or an argument is wrong.
+        GateRefusedError: a gate refused; the folder then holds `report.json`, which says why, and no bundle.
+        EngineryError: a stage failed.
+    """
+    raise NotImplementedError

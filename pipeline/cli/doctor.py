@@ -16,9 +16,9 @@ MARKS = {"ok": "+", "absent": "-", "fault": "!"}
 @json_option
 @verbosity_options
 def command(output: Path, as_json: bool) -> None:
-    """Say what is installed, which engines build and run here, what clashes and what to do.
+    """Say what works on this machine, and what to do.
 
-    Exits with 1 where something is broken (`!`); an engine that is merely absent (`-`) is no fault.
+    What is installed, which engines build and run here, what clashes. Exits with 1 where something is broken (`!`); an engine that is merely absent (`-`) is no fault.
     """
     from enginery.pipeline.doctor import Status, examine
 

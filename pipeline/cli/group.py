@@ -13,6 +13,13 @@ import click
 from enginery.errors import EngineryError
 from enginery.pipeline.cli.options import DEBUG
 
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_graphsurgeon", "safetensors", "scipy", "sklearn"), "cpu"),
+    **dict.fromkeys(("PIL", "jinja2", "google", "onnxruntime"), "cpu"),
+    **dict.fromkeys(("transformers", "timm", "tokenizers"), "hf"),
+}
+"""The extra that brings a package, for commands that need more than running a bundle does."""
+
 INTERRUPTED = 130
 """The exit code of a shell's command that Ctrl-C ended."""
 
@@ -38,9 +45,10 @@ class BoundaryGroup(LazyGroup):
 
     1. An `EngineryError` prints its message and exits with its `exit_code` (1: refused or failed, 2: wrong usage).
     2. An `OSError`, such as a full disk, prints the system's word and the file, and exits with 1.
-    3. Ctrl-C prints one line and exits with 130.
-    4. Anything else is a fault of Enginery: Python's traceback, exit 1.
-    5. With `--debug` the traceback of 1 to 3 is printed too.
+    3. An absent package that an extra brings prints the command that installs it, and exits with 2.
+    4. Ctrl-C prints one line and exits with 130.
+    5. Anything else is a fault of Enginery: Python's traceback, exit 1.
+    6. With `--debug` the traceback of 1 to 4 is printed too.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -55,6 +63,11 @@ class BoundaryGroup(LazyGroup):
                 raise
             where = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
             _fail(ctx, error, f"{error.strerror}{where}", 1)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            _fail(ctx, error, f"This needs {error.name}, which is not installed: pip install 'enginery[{extra}]'", 2)
         except KeyboardInterrupt as error:
             _fail(ctx, error, "Interrupted. Finished stages are kept; the same command resumes.", INTERRUPTED)
 

@@ -13,14 +13,6 @@ from enginery.pipeline.cli.group import BoundaryGroup
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _NAMES = (
-    "build",
-    "export",
-    "optimize",
-    "calibrate",
-    "quantize",
-    "compile",
-    "validate",
-    "bench",
     "verify",
     "run",
     "inspect",

@@ -8,7 +8,7 @@ from enginery.pipeline.cli.options import echo_json, verbosity_options
 @click.command("schema")
 @verbosity_options
 def command() -> None:
-    """Print the JSON Schema of recipes, for editors and other tools."""
+    """Print the JSON Schema of recipes."""
     from enginery.pipeline.recipe import Recipe
 
     schema = Recipe.model_json_schema(by_alias=True)

@@ -12,7 +12,10 @@ from enginery.pipeline.cli.options import bundle_argument, echo_json, json_optio
 @json_option
 @verbosity_options
 def command(bundle: Path, as_json: bool) -> None:
-    """Check that a bundle is whole: exactly its files, each with its digest. Needs no torch and no onnx."""
+    """Check that a bundle is as it was built.
+
+    Exactly its files, each with its digest. Needs no torch and no onnx.
+    """
     from enginery.pipeline.bundle import verify_bundle
 
     verified = verify_bundle(bundle)

@@ -1,0 +1,80 @@
+"""The passes that there are, described by their own classes: name, options, and the contract in the docstring."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from enginery.errors import UsageError
+from enginery.passes.spec import format_pass
+
+Kind = Literal["module", "graph", "quantize"]
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """A pass as a user sees it. `options` are `{name: default as text}`; `contract` is what it promises, by cases."""
+
+    kind: Kind
+    name: str
+    summary: str
+    contract: str
+    options: Mapping[str, str]
+
+
+def catalogue() -> tuple[PassInfo, ...]:
+    """Every pass: those on modules, on graphs, and the remedies of quantization."""
+    return tuple(_describe(kind, name, cls) for kind, registry in _registries() for name, cls in registry.items())
+
+
+def find_pass(name: str) -> PassInfo:
+    """Find a pass by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    found = {info.name: info for info in catalogue()}
+    if name not in found:
+        raise UsageError(f"There is no pass {name!r}. `enginery passes` lists all {len(found)}.")
+    return found[name]
+
+
+def default_specs(target: str) -> tuple[str, ...]:
+    """The graph passes that a recipe's `graph_passes: default` means for `target`, in order."""
+    from enginery.engines import get_engine
+    from enginery.passes.graph import default_passes
+
+    return tuple(format_pass(each) for each in default_passes(get_engine(target).target))
+
+
+def _registries() -> Iterator[tuple[Kind, Mapping[str, type[Any]]]]:
+    from enginery.passes.graph import graph_passes
+    from enginery.passes.module import module_passes
+
+    yield "module", module_passes()
+    yield "graph", graph_passes()
+
+
+def _describe(kind: Kind, name: str, cls: type[Any]) -> PassInfo:
+    contract = inspect.cleandoc(cls.__doc__ or "")
+    return PassInfo(kind, name, contract.partition("\n")[0], contract, dict(_options(cls)))
+
+
+def _options(cls: type[Any]) -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        yield field.name, "" if default is dataclasses.MISSING else _text(default)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{','.join(_text(each) for each in typing.cast('tuple[Any, ...]', value))}]"
+    return "none" if value is None else str(value)
