@@ -7,53 +7,17 @@ judged anew in no time, and it fails closed: a figure that is absent refuses.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from enginery.errors import UsageError
 from enginery.pipeline.comparison import NEAR_ZERO, OutputFigures
+from enginery.pipeline.figures import Measured
 from enginery.pipeline.manifest import GateVerdict, Verdict
 from enginery.pipeline.recipe import Mode, Recipe
 
 HALF: Final = frozenset({Mode.FP16, Mode.BF16})
 FLOAT: Final = frozenset({Mode.FP32, *HALF})
-
-
-@dataclass(frozen=True)
-class CaseFigures:
-    """The figures of one shape. `case` reads "max (batch=32, seq=256)"."""
-
-    case: str
-    outputs: tuple[OutputFigures, ...]
-
-
-@dataclass(frozen=True)
-class MetricFigures:
-    original: float
-    engine: float
-
-
-@dataclass(frozen=True)
-class SpeedFigures:
-    """The speed-up over the float engine of the same target: median of paired ratios and its confidence interval."""
-
-    speedup: float
-    low: float
-    high: float
-    confidence: float
-    pairs: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What validation and benchmark found out about one engine."""
-
-    faults: tuple[str, ...] = ()
-    cases: tuple[CaseFigures, ...] = ()
-    evaluation: tuple[OutputFigures, ...] = ()
-    metric: MetricFigures | None = None
-    session: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    speed: SpeedFigures | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Layout below the root:
     results/<key>/result.json     the key's parts and the sha256 and size of every file
     results/<key>/stamps.json     size and modification time of every file when its digest was last checked
     results/<key>/timing.json     how long the stage took
+    results/<key>/measured.json   what the stage measured in seconds; no part of the result's digest
     results/<key>/files/…         what the stage wrote
     history/<line>.json           the parts of each stage's last key, so that a rebuild can say what changed
     locks/…                       one lock file per key
@@ -49,6 +50,10 @@ MAX_NAMED = 4
 """A reason names this many changed parts and counts the rest."""
 
 
+MEASURED = "measured.json"
+"""A stage writes timings into this file; it is kept beside the result, whose digest must not depend on them."""
+
+
 @dataclass(frozen=True)
 class Result:
     """A stage's stored result. `digest` depends on the files' bytes alone, so equal results have equal digests."""
@@ -65,8 +70,18 @@ class Result:
     def digest(self) -> str:
         return digest_json(dict(self.files))
 
+    def digest_of(self, folder: str) -> str:
+        """The digest of the files below `folder` alone, for a stage that reads nothing else."""
+        return digest_json({name: digest for name, digest in self.files.items() if name.startswith(f"{folder}/")})
+
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the stage measured in seconds, or nothing."""
+        path = self.folder.parent / MEASURED
+        return json.loads(path.read_bytes()) if path.is_file() else {}
 
     def json(self, name: str) -> Any:
         return json.loads(self.path(name).read_bytes())
@@ -214,6 +229,8 @@ def _one_change(name: str, before: str | None, after: str | None) -> str:
 
 def _seal(entry: Path, key: Key, seconds: float) -> dict[str, str]:
     """Write what makes a folder a result: digests, stamps and timing. Everything reaches the disk before the rename."""
+    if (entry / "files" / MEASURED).is_file():
+        (entry / "files" / MEASURED).rename(entry / MEASURED)
     files: dict[str, dict[str, Any]] = {}
     for path in files_below(entry / "files"):
         if path.is_symlink():

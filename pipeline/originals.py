@@ -1,0 +1,104 @@
+"""The original, opened when a stage first needs it: a build whose results are all stored loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enginery.engines.base import Arrays, DimRange, Feeds, Session, TensorSpec
+from enginery.errors import SourceError
+from enginery.pipeline.recipe_file import LoadedRecipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from enginery.passes.base import RunModel
+    from enginery.pipeline.source import Original
+
+
+class LiteralSession(Session):
+    """An ONNX file as it stands: the runtime's own optimizations are off."""
+
+    def __init__(
+        self,
+        path: Path,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        dims: Mapping[str, DimRange],
+    ) -> None:
+        from enginery.engines.onnxruntime import open_model
+
+        super().__init__(inputs, outputs, dims)
+        self._model: RunModel = open_model(path)
+
+    def _run(self, feeds: Feeds) -> Arrays:
+        return self._model(feeds)
+
+    def describe(self) -> dict[str, Any]:
+        return {"runtime": "onnxruntime", "provider": "CPUExecutionProvider", "optimization": "disabled"}
+
+
+class LazyOriginal:
+    """Loads the recipe's original at most once."""
+
+    def __init__(self, loaded: LoadedRecipe, inputs: tuple[TensorSpec, ...], *, trust: bool) -> None:
+        self._loaded = loaded
+        self._inputs = inputs
+        self._trust = trust
+        self._original: Original | None = None
+
+    def get(self) -> Original:
+        if self._original is None:
+            from enginery.pipeline.source import load_original
+
+            recipe = self._loaded.recipe
+            self._original = load_original(recipe.source, self._loaded.folder, trust=self._trust, seed=recipe.seed)
+        return self._original
+
+    def check_digest(self, expected: str) -> None:
+        """Raise SourceError when loading gives other weights than the stored results were made from."""
+        found = self.get().weights_digest
+        if found != expected:
+            raise SourceError(
+                f"The source gave other weights than before ({found[:12]}, stored {expected[:12]}) though nothing it "
+                "depends on changed. Fix its random seed, or pin its weights in a file."
+            )
+
+    def session(self, outputs: Sequence[TensorSpec]) -> Session:
+        """The original as a session. With no outputs given, it returns whatever the original returns."""
+        return open_session(self.get(), self._inputs, tuple(outputs))
+
+
+def open_session(original: Original, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Session:
+    """Open a loaded original. Sizes are not checked against a range: whoever asks wants to know what happens."""
+    if original.onnx is not None:
+        return LiteralSession(original.onnx, inputs, outputs, {})
+    from enginery.engines.pytorch import PyTorchSession
+
+    assert original.module is not None
+    return PyTorchSession(original.module, inputs, outputs, {})
+
+
+def discover_outputs(module: torch.nn.Module, feeds: Feeds) -> tuple[str, ...]:
+    """The names of a module's outputs: keys of a mapping, else `output`, or `output_0`, `output_1`, ….
+
+    Raises:
+        SourceError: the module returns something that is neither a tensor nor tensors.
+    """
+    import numpy as np
+    import torch
+
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+    with torch.inference_mode():
+        result = module.eval()(**tensors)
+    if isinstance(result, torch.Tensor):
+        return ("output",)
+    if isinstance(result, Mapping):
+        return tuple(str(name) for name, value in result.items() if isinstance(value, torch.Tensor))
+    if isinstance(result, Sequence) and result and all(isinstance(value, torch.Tensor) for value in result):
+        return tuple(f"output_{index}" for index in range(len(result)))
+    raise SourceError(
+        f"The model returns a {type(result).__name__}; expected a tensor, a sequence of tensors or a mapping with "
+        "tensors. Wrap the model in a factory that returns tensors."
+    )

@@ -1,0 +1,100 @@
+"""The original's answers, computed once and read by every comparison, whatever the target.
+
+Two folders: `shapes.json` with `cases/<name>.inputs.npz` and `.outputs.npz` for the shapes that are run;
+`evaluation.json` with `<number>.npz`, the outputs on one batch of evaluation data each, so that nobody holds more than
+a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginery.engines.base import Arrays, Feeds, TensorSpec
+from enginery.pipeline.files import pretty_json
+from enginery.pipeline.npz import read_npz, write_npz
+from enginery.pipeline.shapes import Case
+
+SHAPES = "shapes.json"
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class ShapesReference:
+    """The original's outputs at every shape. `random`: the inputs are noise, since the recipe names no data."""
+
+    folder: Path
+    outputs: tuple[TensorSpec, ...]
+    cases: tuple[Case, ...]
+    random: bool
+
+    @classmethod
+    def open(cls, folder: Path) -> ShapesReference:
+        index = json.loads((folder / SHAPES).read_bytes())
+        return cls(
+            folder,
+            tuple(spec_from_json(item) for item in index["outputs"]),
+            tuple(Case(item["name"], item["sizes"]) for item in index["cases"]),
+            index["random"],
+        )
+
+    def case(self, name: str) -> Case:
+        """The case of that name; sizes that coincide are run once, under the first name."""
+        return next((case for case in self.cases if case.name == name), self.cases[0])
+
+    def inputs_of(self, case: Case) -> Arrays:
+        return read_npz(self.folder / "cases" / f"{case.name}.inputs.npz")
+
+    def outputs_of(self, case: Case) -> Arrays:
+        return read_npz(self.folder / "cases" / f"{case.name}.outputs.npz")
+
+
+@dataclass(frozen=True)
+class EvaluationReference:
+    """The original's outputs on the evaluation data."""
+
+    folder: Path
+    batches: int
+    samples: int
+
+    @classmethod
+    def open(cls, folder: Path) -> EvaluationReference:
+        index = json.loads((folder / EVALUATION).read_bytes())
+        return cls(folder, index["batches"], index["samples"])
+
+    def outputs_of(self, number: int) -> Arrays:
+        return read_npz(self.folder / f"{number:06}.npz")
+
+
+def write_case(folder: Path, case: Case, inputs: Feeds, outputs: Feeds) -> None:
+    (folder / "cases").mkdir(exist_ok=True)
+    write_npz(folder / "cases" / f"{case.name}.inputs.npz", inputs)
+    write_npz(folder / "cases" / f"{case.name}.outputs.npz", outputs)
+
+
+def write_shapes(folder: Path, outputs: Sequence[TensorSpec], cases: Sequence[Case], *, random: bool) -> None:
+    index = {
+        "outputs": [spec_to_json(spec) for spec in outputs],
+        "cases": [{"name": case.name, "sizes": dict(case.sizes)} for case in cases],
+        "random": random,
+    }
+    (folder / SHAPES).write_text(pretty_json(index))
+
+
+def write_batch(folder: Path, number: int, outputs: Feeds) -> None:
+    write_npz(folder / f"{number:06}.npz", outputs)
+
+
+def write_evaluation(folder: Path, batches: int, samples: int) -> None:
+    (folder / EVALUATION).write_text(pretty_json({"batches": batches, "samples": samples}))
+
+
+def spec_to_json(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def spec_from_json(value: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(value["name"], value["dtype"], tuple(value["shape"]))

@@ -1,0 +1,132 @@
+"""Benchmark: an engine against the float engine of the same target, in turns.
+
+Runs alternate in random order, so that whatever else the machine does hits both. Each pair gives one ratio; the result
+is the median ratio with a bootstrap confidence interval (percentile method, Efron 1979).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from enginery.engines.base import Feeds, Session
+from enginery.pipeline.files import pretty_json
+
+FILE: Final = "measured.json"
+CONFIDENCE: Final = 0.95
+RESAMPLES: Final = 2000
+BLOCK_SECONDS: Final = 0.004
+"""One measurement repeats the run until it takes about this long: a clock is too coarse for microseconds."""
+
+MIN_PAIRS: Final = 12
+MAX_PAIRS: Final = 200
+
+Seconds = npt.NDArray[np.float64]
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds per run of both, pair by pair."""
+
+    candidate: Seconds
+    baseline: Seconds | None
+
+
+def benchmark(
+    folder: Path,
+    *,
+    candidate: Session,
+    baseline: Session | None,
+    feeds: Feeds,
+    case: str,
+    budget: float,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Write `measured.json`: latencies in seconds, and the speed-up where there is a baseline.
+
+    Args:
+        folder: empty.
+        candidate: the engine.
+        baseline: the float engine of the same target; None when the candidate is that engine.
+        feeds: inputs at the optimal shape.
+        case: what the feeds are, for the report.
+        budget: seconds to measure for; at least `MIN_PAIRS` pairs are run all the same.
+        seed: of the order and the resampling.
+        progress: hears (pairs done, None).
+    """
+    generator = np.random.default_rng(seed)
+    times = measure(candidate, baseline, feeds, budget, generator, progress)
+    record: dict[str, Any] = {"case": case, "candidate": _summary(times.candidate), "baseline": None, "speed": None}
+    if times.baseline is not None:
+        record["baseline"] = _summary(times.baseline)
+        record["speed"] = speed_figures(times.baseline / times.candidate, generator)
+    (folder / FILE).write_text(pretty_json(record))
+
+
+def measure(
+    candidate: Session,
+    baseline: Session | None,
+    feeds: Feeds,
+    budget: float,
+    generator: np.random.Generator,
+    progress: Progress,
+) -> Times:
+    """Run both in turns for `budget` seconds."""
+    sessions = [candidate] if baseline is None else [candidate, baseline]
+    repeats = [_repeats(session, feeds) for session in sessions]
+    pairs: list[list[float]] = []
+    begin = time.perf_counter()
+    while len(pairs) < MAX_PAIRS and (len(pairs) < MIN_PAIRS or time.perf_counter() - begin < budget):
+        pair = [0.0] * len(sessions)
+        for index in generator.permutation(len(sessions)):
+            pair[index] = _block(sessions[index], feeds, repeats[index])
+        pairs.append(pair)
+        progress(len(pairs), None)
+    seconds = np.array(pairs)
+    return Times(seconds[:, 0], seconds[:, 1] if baseline is not None else None)
+
+
+def _repeats(session: Session, feeds: Feeds) -> int:
+    """How often a block runs the session; two runs warm it up first."""
+    session.run(feeds)
+    session.run(feeds)
+    begin = time.perf_counter()
+    session.run(feeds)
+    return max(1, round(BLOCK_SECONDS / max(time.perf_counter() - begin, 1e-6)))
+
+
+def _block(session: Session, feeds: Feeds, repeats: int) -> float:
+    """Seconds per run. One run is thrown away: it fills the caches and outlasts the other engine's idle threads."""
+    session.run(feeds)
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        session.run(feeds)
+    return (time.perf_counter() - begin) / repeats
+
+
+def speed_figures(ratios: Seconds, generator: np.random.Generator) -> dict[str, float | int]:
+    """Median of the paired ratios (baseline over candidate) and the bootstrap interval of that median."""
+    chosen = generator.integers(0, len(ratios), (RESAMPLES, len(ratios)))
+    medians = np.median(ratios[chosen], axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    return {
+        "speedup": float(np.median(ratios)),
+        "low": float(low),
+        "high": float(high),
+        "confidence": CONFIDENCE,
+        "pairs": len(ratios),
+    }
+
+
+def _summary(seconds: Seconds) -> dict[str, float]:
+    quantiles = np.quantile(seconds, [0.1, 0.5, 0.9])
+    return dict(zip(("p10", "median", "p90"), map(float, quantiles), strict=True))

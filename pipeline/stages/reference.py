@@ -1,0 +1,118 @@
+"""Reference: run the original at every shape and on all evaluation data, and keep its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
+from enginery.errors import EngineError, StageError
+from enginery.pipeline.reference import write_batch, write_case, write_evaluation, write_shapes
+from enginery.pipeline.shapes import Case, cases, fit, infer_output_specs, random_inputs
+
+Progress = Callable[[int, int | None], None]
+
+
+class Batch(Protocol):
+    """One batch of evaluation data."""
+
+    @property
+    def inputs(self) -> Arrays: ...
+
+
+Batches = Callable[[], Iterable[Batch]]
+
+
+def reference_shapes(
+    folder: Path,
+    *,
+    run: Callable[[Feeds], Arrays],
+    inputs: Sequence[TensorSpec],
+    dims: Mapping[str, DimRange],
+    declared: Sequence[TensorSpec],
+    batches: Batches | None,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Write the original's answers at every shape into `folder`.
+
+    Args:
+        folder: empty; see `enginery.pipeline.reference` for what is written.
+        run: the original: feeds by name in, every output by name out.
+        inputs: the declared inputs.
+        dims: the declared dynamic dimensions.
+        declared: outputs that the recipe insists on; empty means whatever the original returns.
+        batches: opens the evaluation data, whose first batch is cut and repeated to the shapes; None: seeded noise.
+        seed: of that noise.
+        progress: hears (shapes done, shapes in all).
+
+    Raises:
+        StageError: the original fails at a declared shape, or does not return what the recipe declares.
+    """
+    base = _base_inputs(batches, inputs, dims, seed)
+    wanted = cases(dims)
+    seen: list[tuple[Mapping[str, int], Arrays]] = []
+    for done, case in enumerate(wanted, 1):
+        feeds = fit(base, inputs, case.sizes)
+        outputs = _run_case(run, feeds, case)
+        write_case(folder, case, feeds, outputs)
+        seen.append((case.sizes, _shapes_only(outputs)))
+        progress(done, len(wanted))
+    specs = infer_output_specs([spec.name for spec in declared] or list(seen[0][1]), seen)
+    write_shapes(folder, _as_declared(specs, declared), wanted, random=batches is None)
+
+
+def reference_evaluation(folder: Path, *, run: Callable[[Feeds], Arrays], batches: Batches, progress: Progress) -> None:
+    """Write the original's outputs on each batch of evaluation data into `folder`."""
+    count = samples = 0
+    for batch in batches():
+        write_batch(folder, count, run(batch.inputs))
+        count += 1
+        samples += next(iter(batch.inputs.values())).shape[0]
+        progress(count, None)
+    write_evaluation(folder, count, samples)
+
+
+def _base_inputs(
+    batches: Callable[[], Iterable[Batch]] | None,
+    inputs: Sequence[TensorSpec],
+    dims: Mapping[str, DimRange],
+    seed: int,
+) -> Arrays:
+    if batches is None:
+        return random_inputs(inputs, {name: dim.opt for name, dim in dims.items()}, seed)
+    for batch in batches():
+        return batch.inputs
+    raise StageError("reference: the evaluation data holds no batch. Give it at least one sample.")
+
+
+def _run_case(run: Callable[[Feeds], Arrays], feeds: Feeds, case: Case) -> Arrays:
+    try:
+        return run(feeds)
+    except EngineError as error:
+        raise StageError(
+            f"reference: the original itself fails at the declared shape {case}: {error} "
+            "Either the shape is baked into the model, or it is out of the model's range: correct `dims` in the recipe."
+        ) from error
+
+
+def _shapes_only(outputs: Feeds) -> Arrays:
+    """Views without memory: what is kept of a case to infer the outputs' dimensions."""
+    return {name: np.broadcast_to(np.empty((), array.dtype), array.shape) for name, array in outputs.items()}
+
+
+def _as_declared(found: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """What the recipe says of the outputs must be so; a name it gives to a dimension of its own is kept."""
+    if not declared:
+        return tuple(found)
+    for spec, wanted in zip(found, declared, strict=True):
+        fits = len(spec.shape) == len(wanted.shape) and all(
+            size == want or (isinstance(want, str) and size == f"{spec.name}_{axis}")
+            for axis, (size, want) in enumerate(zip(spec.shape, wanted.shape, strict=True))
+        )
+        if spec.dtype != wanted.dtype or not fits:
+            raise StageError(f"reference: the recipe declares the output {wanted}; the original returns {spec}.")
+    return tuple(declared)

@@ -1,0 +1,128 @@
+"""Runs an engine at every shape and on all evaluation data, and measures how far it is from the original.
+
+Both the validate stage and `enginery validate BUNDLE` call this. Memory holds one batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from enginery.engines.base import Arrays, Feeds, Session, TensorSpec
+from enginery.errors import EngineError, InputError, StageError
+from enginery.pipeline.comparison import Comparer, check_declared, compare
+from enginery.pipeline.figures import CaseFigures, Measured, MetricFigures
+from enginery.pipeline.reference import EvaluationReference, ShapesReference
+from enginery.pipeline.shapes import sizes_of
+
+Labels = npt.NDArray[Any] | None
+Score = Callable[[Iterator[tuple[Arrays, Labels]]], float]
+"""A task metric: an iterator of (outputs, labels) in, a figure out."""
+
+
+class Batch(Protocol):
+    """One batch of evaluation data."""
+
+    @property
+    def inputs(self) -> Arrays: ...
+
+    @property
+    def labels(self) -> Labels: ...
+
+
+Batches = Callable[[], Iterable[Batch]]
+
+
+@dataclass
+class Validation:
+    """One engine against one reference.
+
+    `valid` maps outputs to the inputs that mask their valid positions. `score` is the task metric, if any. `progress`
+    hears (runs done, runs in all).
+    """
+
+    session: Session
+    shapes: ShapesReference
+    inputs: Sequence[TensorSpec]
+    valid: Mapping[str, str]
+    evaluation: EvaluationReference | None = None
+    batches: Batches | None = None
+    score: Score | None = None
+    progress: Callable[[int, int | None], None] = lambda _done, _total: None
+    _faults: list[str] = field(default_factory=list[str], init=False)
+    _done: int = field(default=0, init=False)
+
+    def measure(self) -> Measured:
+        cases = tuple(self._measure_case(case.name) for case in self.shapes.cases)
+        comparer = Comparer(self.shapes.outputs, self.inputs, self.valid)
+        metric = None
+        if self.evaluation is not None and self.batches is not None and not self._faults:
+            metric = self._measure_evaluation(self.evaluation, self.batches, comparer)
+        return Measured(
+            faults=tuple(self._faults),
+            cases=tuple(case for case in cases if case is not None),
+            evaluation=comparer.figures() if self.evaluation is not None else (),
+            metric=metric,
+            session=self.session.describe(),
+        )
+
+    def _measure_case(self, name: str) -> CaseFigures | None:
+        case = self.shapes.case(name)
+        feeds = self.shapes.inputs_of(case)
+        outputs = self._run(feeds, f"at {case}")
+        if outputs is None:
+            return None
+        found = compare(
+            self.shapes.outputs_of(case), outputs, self.shapes.outputs, 0.0,
+            inputs=feeds, valid=self.valid, input_specs=self.inputs,
+        )  # fmt: skip
+        return CaseFigures(str(case), found.outputs)
+
+    def _measure_evaluation(
+        self, evaluation: EvaluationReference, batches: Batches, comparer: Comparer
+    ) -> MetricFigures | None:
+        answers = self._answers(evaluation, batches, comparer)
+        if self.score is None:
+            for _ in answers:
+                pass
+            return None
+        engine = self.score(answers)
+        for _ in answers:  # a metric may stop early; the comparison does not
+            pass
+        original = self.score((evaluation.outputs_of(n), batch.labels) for n, batch in enumerate(batches()))
+        return None if self._faults else MetricFigures(original=original, engine=engine)
+
+    def _answers(
+        self, evaluation: EvaluationReference, batches: Batches, comparer: Comparer
+    ) -> Iterator[tuple[Arrays, Labels]]:
+        count = 0
+        for number, batch in enumerate(batches()):
+            if number >= evaluation.batches:
+                raise StageError("validate: the evaluation data holds more batches than when the original answered.")
+            outputs = self._run(batch.inputs, f"on batch {number} of the evaluation data")
+            if outputs is None:
+                return
+            comparer.add(evaluation.outputs_of(number), outputs, batch.inputs)
+            count = number + 1
+            yield outputs, batch.labels
+        if count != evaluation.batches:
+            raise StageError("validate: the evaluation data holds fewer batches than when the original answered.")
+
+    def _run(self, feeds: Feeds, where: str) -> Arrays | None:
+        """Run once. A failure is a fault that the gates judge; so is an output that is not as declared."""
+        self._done += 1
+        total = len(self.shapes.cases) + (self.evaluation.batches if self.evaluation is not None else 0)
+        self.progress(self._done, total)
+        try:
+            outputs = self.session.run(feeds)
+        except (EngineError, InputError) as error:
+            self._faults.append(f"the engine fails {where}: {error}")
+            return None
+        faults = check_declared(outputs, self.shapes.outputs, sizes_of(feeds, self.inputs))
+        self._faults += [f"{fault}, {where}" for fault in faults]
+        if any(spec.name not in outputs for spec in self.shapes.outputs):
+            return None
+        return outputs
