@@ -7,24 +7,32 @@ full TensorRT needs one for building too, since it times its kernels on the devi
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from enginery.engines import plan, trust
-from enginery.engines.base import Artifact, BuildSpec, Engine, Session
+from enginery.engines.base import Artifact, BuildSpec, DimRange, Engine, Session, TensorSpec
 from enginery.engines.cuda import devices, no_gpu_reason
 from enginery.engines.kernels import kernel_facts
 from enginery.engines.model_check import check_model
 from enginery.engines.tensorrt_layers import read_layers
-from enginery.engines.tensorrt_log import BuildLog, Problem, parser_problems
-from enginery.engines.tensorrt_options import BuildOptions, apply_options, refuse_unsupported
+from enginery.engines.tensorrt_log import BuildLog, Problem
+from enginery.engines.tensorrt_options import BuildOptions, refuse_unsupported
+from enginery.engines.tensorrt_worker import Request
 from enginery.errors import EngineError
 
 ENTRY: Final = "engine.plan"
 LOG: Final = "build.log"
+MAX_PROBLEMS: Final = 10
+"""An error names this many problems and counts the rest; all stand in the build log."""
 
 
 class _TensorRT(Engine):
@@ -56,27 +64,26 @@ class _TensorRT(Engine):
     def build(self, model: Path, folder: Path, spec: BuildSpec) -> Artifact:
         if reason := self.cannot_build():
             raise EngineError(f"{self.target} cannot build here: {reason}")
-        trt = import_module(self.module)
+        version: str = import_module(self.module).__version__
         options = BuildOptions.parse(spec.options, self.target)
-        refuse_unsupported(options, rtx=self.rtx, target=self.target, version=trt.__version__)
+        refuse_unsupported(options, rtx=self.rtx, target=self.target, version=version)
         check_model(model)
         log = BuildLog()
+        path = folder / ENTRY
         try:
-            serialized = _build(trt, model, spec, options, log, self.target)
+            path.write_bytes(self._serialize(model, spec, options, log, version))
         finally:
             log.write(folder / LOG)
-        path = folder / ENTRY
-        path.write_bytes(serialized)
         trust.accept(path)
         facts: dict[str, Any] = {
             "runtime": self.module,
-            "version": trt.__version__,
+            "version": version,
             "kernels": kernel_facts(read_layers(log.messages("VERBOSE"))),
             "warnings": log.messages("WARNING"),
         }
         if self.rtx:
-            facts["plan"] = plan.check_header(path, trt.__version__).to_json()
-        return Artifact(folder, ENTRY, {**options.to_json(), "version": trt.__version__}, facts)
+            facts["plan"] = plan.check_header(path, version).to_json()
+        return Artifact(folder, ENTRY, {**options.to_json(), "version": version}, facts)
 
     def load(self, artifact: Artifact, spec: BuildSpec) -> Session:
         if reason := self.cannot_run():
@@ -92,13 +99,46 @@ class _TensorRT(Engine):
                 "A plan runs only on the version that built it: install that version, or build again."
             )
         options = BuildOptions.parse(recorded, self.target)
-        device = devices()[options.device] if options.device < len(devices()) else None
-        if device is None:
-            raise EngineError(f"GPU {options.device} was asked for; this machine has {len(devices())}.")
+        found = devices()
+        if options.device >= len(found):
+            raise EngineError(f"GPU {options.device} was asked for with `device`; this machine has {len(found)}.")
         if self.rtx:
-            plan.check_header(artifact.path, trt.__version__, device.capability)
+            plan.check_header(artifact.path, trt.__version__, found[options.device].capability)
         trust.require(artifact.path)
         return TensorRTSession(trt, artifact.path.read_bytes(), spec, options, rtx=self.rtx)
+
+    def _serialize(self, model: Path, spec: BuildSpec, options: BuildOptions, log: BuildLog, version: str) -> bytes:
+        request = Request(
+            target=self.target,
+            module=self.module,
+            model=model.name,
+            inputs={tensor.name: len(tensor.shape) for tensor in spec.inputs},
+            outputs={tensor.name: len(tensor.shape) for tensor in spec.outputs},
+            shapes=[_profile(spec.inputs, ranges) for ranges in options.ranges(spec.dims)] if spec.dims else [],
+            options={**options.to_json(), "timing_cache": options.timing_cache},
+        )
+        refused = f"{model.name}: {self.target} {version}"
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker"],
+            input=json.dumps(dataclasses.asdict(request)).encode(),
+            capture_output=True,
+            cwd=model.parent,
+            check=False,
+        )
+        head, _, serialized = result.stdout.partition(b"\n")
+        said = result.stderr.decode(errors="replace").strip()
+        if result.returncode != 0:
+            raise EngineError(f"{refused}: the builder {_ending(result.returncode)}. It said: {said or 'nothing'}")
+        answer = json.loads(head)
+        log.rows.extend((level, message) for level, message in answer["log"])
+        log.rows.extend(("STDERR", line) for line in said.splitlines())
+        if answer["error"] is not None:
+            problems = [f"\n  - {Problem(*problem)}" for problem in answer["problems"]]
+            more = [f"\n  - and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+            raise EngineError(f"{refused}: {answer['error']}{''.join(problems[:MAX_PROBLEMS] + more)}")
+        if len(serialized) != answer["size"]:
+            raise EngineError(f"{refused}: the builder's answer was cut short; is the disk or the memory full?")
+        return serialized
 
 
 class TensorRT(_TensorRT):
@@ -121,68 +161,20 @@ class TensorRTRTX(_TensorRT):
     least = (1, 2)
 
 
-def _build(trt: Any, model: Path, spec: BuildSpec, options: BuildOptions, log: BuildLog, target: str) -> bytes:
-    builder = trt.Builder(log.logger(trt))
-    network = builder.create_network(_strongly_typed(trt))
-    parser = trt.OnnxParser(network, builder.logger)
-    if not parser.parse_from_file(str(model)):
-        raise EngineError(_refusal(target, trt, model, parser_problems(parser) or log.problems()))
-    _check_signature(network, spec, model)
-    config = builder.create_builder_config()
-    apply_options(trt, config, options, target)
-    for ranges in options.ranges(spec.dims):
-        profile = builder.create_optimization_profile()
-        for tensor in spec.inputs:
-            if all(isinstance(dim, int) for dim in tensor.shape):
-                continue
-            bounds = [
-                tuple(dim if isinstance(dim, int) else getattr(ranges[dim], end) for dim in tensor.shape)
-                for end in ("min", "opt", "max")
-            ]
-            profile.set_shape(tensor.name, *bounds)
-        if spec.dims and config.add_optimization_profile(profile) < 0:
-            raise EngineError(_refusal(target, trt, model, log.problems()))
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise EngineError(_refusal(target, trt, model, log.problems()))
-    return bytes(serialized)
+def _profile(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, DimRange]) -> dict[str, list[list[int]]]:
+    """The [min, opt, max] shapes of every input with a dynamic dimension."""
+    return {
+        tensor.name: [
+            [dim if isinstance(dim, int) else getattr(ranges[dim], end) for dim in tensor.shape]
+            for end in ("min", "opt", "max")
+        ]
+        for tensor in inputs
+        if any(isinstance(dim, str) for dim in tensor.shape)
+    }
 
 
-def _strongly_typed(trt: Any) -> int:
-    # TensorRT 11 knows strongly typed networks only and may drop the flag.
-    flag = trt.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
-    return 0 if flag is None else 1 << int(flag)
-
-
-def _check_signature(network: Any, spec: BuildSpec, model: Path) -> None:
-    """The network's inputs and outputs must be the declared ones, by name and rank."""
-    for kind, declared, found in (
-        ("input", spec.inputs, [network.get_input(index) for index in range(network.num_inputs)]),
-        ("output", spec.outputs, [network.get_output(index) for index in range(network.num_outputs)]),
-    ):
-        actual = {tensor.name: tensor for tensor in found}
-        if set(actual) != {tensor.name for tensor in declared}:
-            raise EngineError(
-                f"{model.name} has the {kind}s {sorted(actual)}; declared are {sorted(t.name for t in declared)}."
-            )
-        for tensor in declared:
-            shape = tuple(actual[tensor.name].shape)
-            if len(shape) != len(tensor.shape):
-                raise EngineError(
-                    f"The {kind} {tensor.name!r} has shape {list(shape)} in TensorRT; declared: {tensor}."
-                )
-            if kind == "input" and actual[tensor.name].is_shape_tensor:
-                raise EngineError(
-                    f"The input {tensor.name!r} is used as a shape. An engine needs its range of values at build "
-                    "time, which a recipe cannot say; make it a constant or compute it from another input's shape."
-                )
-
-
-def _refusal(target: str, trt: Any, model: Path, problems: Sequence[Problem]) -> str:
-    lines = [f"  - {problem}" for problem in problems[:10]] or ["  - no reason given; see build.log"]
-    if len(problems) > 10:
-        lines.append(f"  - and {len(problems) - 10} more; see build.log")
-    return f"{model.name}: {target} {trt.__version__} refuses the model:\n" + "\n".join(lines)
+def _ending(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

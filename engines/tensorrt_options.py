@@ -23,7 +23,8 @@ _VERBOSITY: Final = {"none": "NONE", "layer-names": "LAYER_NAMES_ONLY", "detaile
 NO_EFFECT_ON_RTX: Final = {
     "timing_cache": "TensorRT-RTX compiles kernels on the device and keeps no timing cache",
     "hardware_compatibility": "TensorRT-RTX plans name their devices; use `compute_capabilities`",
-    "tf32": "TensorRT-RTX ignores it",
+    "optimization_level": "its builder has one level; kernels are chosen on the device",
+    "sparsity": "its builder ignores 2:4 sparse weights",
 }
 _RTX_ONLY: Final = {"compute_capabilities": "only TensorRT-RTX builds for devices that are not present"}
 
@@ -181,7 +182,7 @@ def _profiles(value: Any, target: str) -> tuple[Mapping[str, tuple[int, int, int
 
 def _capabilities(value: Any, target: str) -> tuple[str, ...]:
     names = [value] if isinstance(value, str | float) else value
-    if not isinstance(names, Sequence) or not names or any(str(name) not in CAPABILITIES for name in names):
+    if not isinstance(names, Sequence) or any(str(name) not in CAPABILITIES for name in names):
         raise UsageError(
             f"`compute_capabilities` of {target} is {value!r}; expected some of {', '.join(CAPABILITIES)}."
         )

@@ -1,0 +1,168 @@
+"""Builds one plan in a process of its own: `python -m enginery.engines.tensorrt_worker`.
+
+Three reasons for the process. The builder orders some symbols by the addresses of its objects, so that in a process
+with a history about one plan in ten differs in a few bytes; a fresh process without address randomization gives the
+same bytes each time. A crash of the native builder becomes an error instead of taking the caller along. And what the
+native code prints on its own goes into the build log instead of the terminal.
+
+Input (stdin): a JSON object, the fields of `Request`; the current folder is the model's. Output (stdout): one line of
+JSON, {"log": [[severity, message]…], "problems": [[node, reason, remedy]…], "error": text or null,
+"size": bytes}, then the plan.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Self
+
+from enginery.engines.tensorrt_log import BuildLog, Problem, parser_problems
+from enginery.engines.tensorrt_options import BuildOptions, apply_options
+from enginery.errors import EngineError
+
+_ADDR_NO_RANDOMIZE: Final = 0x0040000
+_QUERY: Final = 0xFFFFFFFF
+_RESTARTED: Final = "ENGINERY_WORKER_RESTARTED"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build. `shapes` gives one mapping a profile, from an input's name to its [min, opt, max] shapes."""
+
+    target: str
+    module: str
+    model: str
+    inputs: dict[str, int]
+    """Names and ranks, to compare with the network's."""
+    outputs: dict[str, int]
+    shapes: list[dict[str, list[list[int]]]] = field(default_factory=list[dict[str, list[list[int]]]])
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+
+@dataclass
+class Outcome:
+    plan: bytes = b""
+    error: str | None = None
+    problems: Sequence[Problem] = ()
+
+
+def build(request: Request, log: BuildLog) -> Outcome:
+    """Parse and build. Everything that TensorRT says goes to `log`."""
+    trt = import_module(request.module)
+    builder = trt.Builder(log.logger(trt))
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, builder.logger)
+    if not parser.parse_from_file(request.model):
+        return Outcome(error="the parser refuses the model", problems=parser_problems(parser) or log.problems())
+    try:
+        _check_signature(network, request)
+        options = BuildOptions.parse(request.options, request.target)
+        config = builder.create_builder_config()
+        apply_options(trt, config, options, request.target)
+    except EngineError as error:
+        return Outcome(error=str(error))
+    cache = _timing_cache(config, options)
+    for shapes in request.shapes:
+        profile = builder.create_optimization_profile()
+        for name, (low, best, high) in shapes.items():
+            profile.set_shape(name, low, best, high)
+        if config.add_optimization_profile(profile) < 0:
+            return Outcome(error="the optimization profile is refused", problems=log.problems())
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        return Outcome(error="the builder refuses the model", problems=log.problems())
+    if cache is not None:
+        _write_cache(cache, config)
+    return Outcome(bytes(serialized))
+
+
+def main() -> int:
+    _fix_addresses()
+    request = Request.read(sys.stdin.read())
+    # Native code prints to file descriptor 1 as it likes; the result goes out through a private copy of it.
+    output = os.dup(1)
+    os.dup2(2, 1)
+    log = BuildLog()
+    outcome = build(request, log)
+    header = {
+        "log": log.rows,
+        "problems": [[problem.node, problem.reason, problem.remedy] for problem in outcome.problems],
+        "error": outcome.error,
+        "size": len(outcome.plan),
+    }
+    with os.fdopen(output, "wb") as stream:
+        stream.write(json.dumps(header).encode() + b"\n")
+        stream.write(outcome.plan)
+    return 0
+
+
+def _fix_addresses() -> None:
+    """Switch address randomization off and start again, where the system allows it (Docker's default does not)."""
+    if _RESTARTED in os.environ:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    current = libc.personality(_QUERY)
+    if current < 0 or libc.personality(current | _ADDR_NO_RANDOMIZE) < 0:
+        return
+    os.execve(  # noqa: S606 (the same program again, with fixed arguments)
+        sys.executable,
+        [sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker"],
+        {**os.environ, _RESTARTED: "1"},
+    )
+
+
+def _strongly_typed(trt: Any) -> int:
+    # TensorRT 11 knows strongly typed networks only and may drop the flag.
+    flag = trt.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _check_signature(network: Any, request: Request) -> None:
+    """The network's inputs and outputs must be the declared ones, by name and rank."""
+    for kind, declared, found in (
+        ("input", request.inputs, [network.get_input(index) for index in range(network.num_inputs)]),
+        ("output", request.outputs, [network.get_output(index) for index in range(network.num_outputs)]),
+    ):
+        actual = {tensor.name: tensor for tensor in found}
+        if set(actual) != set(declared):
+            raise EngineError(f"it has the {kind}s {sorted(actual)}; declared are {sorted(declared)}")
+        for name, rank in declared.items():
+            shape = list(actual[name].shape)
+            if len(shape) != rank:
+                raise EngineError(f"the {kind} {name!r} has shape {shape} in TensorRT; declared with {rank} dimensions")
+            if kind == "input" and actual[name].is_shape_tensor:
+                raise EngineError(
+                    f"the input {name!r} is used as a shape. An engine needs the range of its values at build time, "
+                    "which a recipe cannot say; make it a constant, or compute it from another input's shape"
+                )
+
+
+def _timing_cache(config: Any, options: BuildOptions) -> Path | None:
+    if options.timing_cache is None:
+        return None
+    path = Path(options.timing_cache)
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise EngineError(f"the timing cache {path} belongs to another device or version; delete it or name another")
+    return path
+
+
+def _write_cache(path: Path, config: Any) -> None:
+    # Two builds may share the cache: it appears by a rename, whole.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
