@@ -102,7 +102,9 @@ class TextPreprocess(Part):
 
     tokenizer: str = Field(description="Path of tokenizer.json, or `package:path/inside`.")
     max_length: int | None = Field(default=None, ge=1)
-    columns: tuple[str, ...] = Field(default=(), description="Columns of a tab-separated file that hold text.")
+    columns: tuple[str, ...] = Field(
+        default=(), description="Columns of a tab-separated file that hold text: names, or numbers from 0."
+    )
     label: str | None = Field(default=None, description="Column that holds the label.")
 
 
@@ -213,7 +215,9 @@ class Speed(Part):
 class Metric(Part):
     """A task metric: a built-in name, or a callable over (outputs, labels) pairs."""
 
-    name: str | None = Field(default=None, description="Built-in: top1, spearman-pairs, perplexity, agreement.")
+    name: Literal["top1", "top5", "spearman-pairs", "perplexity", "agreement"] | None = Field(
+        default=None, description="A built-in metric."
+    )
     python: str | None = Field(
         default=None, description="`file.py:function`, taking an iterator of (outputs, labels) pairs."
     )
@@ -229,6 +233,8 @@ class Metric(Part):
     def _one_kind(self) -> Self:
         if (self.name is None) == (self.python is None):
             raise ValueError("give either `name` or `python`")
+        if self.name is not None and self.higher_is_better == (self.name == "perplexity"):
+            raise ValueError(f"`{self.name}` needs `higher_is_better: {str(self.name != 'perplexity').lower()}`")
         return self
 
 

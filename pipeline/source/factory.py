@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from enginery.errors import SourceError
 from enginery.pipeline.recipe import Source
 from enginery.pipeline.source.callables import Reference, call, import_callable
-from enginery.pipeline.source.digest import code_facts, file_digest
+from enginery.pipeline.source.digest import code_facts, file_digest, option_files
 from enginery.pipeline.source.original import Original, parameters_digest
 from enginery.pipeline.source.weights import check_pinned, load_state, read_weights, weights_file
 
@@ -50,6 +50,7 @@ def digest(source: Source, folder: Path) -> dict[str, Any]:
     """What the factory's result rests on, without importing it."""
     assert source.factory is not None
     facts: dict[str, Any] = code_facts(Reference.parse(source.factory, folder))
+    facts["files"] = option_files(source.options, folder)
     if source.weights is not None:
         facts["weights"] = file_digest(weights_file(source.weights, folder))
     return facts
