@@ -1,0 +1,94 @@
+"""Which tensors calibration looks at, and a copy of the model that gives them as outputs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that have integer kernels and do the work."""
+
+CARRIERS = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Concat", "Relu", "Clip", "LeakyRelu", "HardSwish", "Sigmoid", "Pad", "Slice", "Split"),
+        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Resize", "BatchNormalization"),
+        *("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace"),
+    }
+)
+"""Operators through which an integer region around a compute operator can go on."""
+
+
+def observable_tensors(model: Any) -> tuple[str, ...]:
+    """The float tensors of an `onnx.ModelProto` that some policy could quantize, in graph order.
+
+    They are the non-constant inputs and outputs of `COMPUTE` and `CARRIERS` nodes of the main graph. A tensor whose
+    type is not known (no shape inference for its operator) is left out unless a compute operator uses it.
+    """
+    import onnx
+
+    types = {value.name: value.type.tensor_type.elem_type for value in _typed_values(model)}
+    constant = {tensor.name for tensor in model.graph.initializer}
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    found: dict[str, None] = {}
+    for node in model.graph.node:
+        if node.op_type not in COMPUTE | CARRIERS or node.domain not in ("", "ai.onnx"):
+            continue
+        for name in (*node.input, *node.output):
+            known = types.get(name)
+            if name and name not in constant and (known in floats or (known is None and node.op_type in COMPUTE)):
+                found[name] = None
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found.pop(node.output[0], None)
+    return tuple(found)
+
+
+def dimension_names(model: Any) -> dict[str, tuple[str, ...]]:
+    """The named dimensions of every tensor whose shape is recorded; a fixed dimension is the empty name."""
+    return {
+        value.name: tuple(dim.dim_param for dim in value.type.tensor_type.shape.dim)
+        for value in _typed_values(model)
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
+def with_shapes(model: Any) -> Any:
+    """The model with the types and shapes of inner tensors that shape inference knows."""
+    import onnx
+
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def save_exposed(model: Any, source: Path, target: Path, tensors: Collection[str], *, shapes: bool = False) -> None:
+    """Write a copy of `model` to `target` whose outputs are `tensors` only.
+
+    With `shapes` the outputs are their shapes (int64), named `<tensor>.shape`: small, whatever the tensors' sizes.
+    External weights are copied from the folder of `source`, once; runtimes rightly refuse links.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    for name in tensors:
+        output = name
+        if shapes:
+            output = f"{name}.shape"
+            copy.graph.node.append(onnx.helper.make_node("Shape", [name], [output]))
+        # No type: the runtime infers it, and an input that is also an output needs no second declaration.
+        copy.graph.output.append(onnx.ValueInfoProto(name=output))
+    for tensor in model.graph.initializer:
+        for location in (entry.value for entry in tensor.external_data if entry.key == "location"):
+            beside = target.parent / location
+            if not beside.exists():
+                beside.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source.parent / location, beside)
+    target.write_bytes(copy.SerializeToString())
+
+
+def _typed_values(model: Any) -> Iterator[Any]:
+    yield from model.graph.input
+    yield from model.graph.value_info
+    yield from model.graph.output

@@ -1,0 +1,156 @@
+"""One sweep of the calibration data through a model that gives out its inner tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginery.passes.base import Feeds, OpenModel, RunModel
+from enginery.passes.calibration.batches import BatchCheck, Batches
+from enginery.passes.calibration.digest import batch_digest, graph_digest
+from enginery.passes.calibration.exposed import dimension_names, observable_tensors, save_exposed, with_shapes
+from enginery.passes.calibration.masks import mask_dimensions, valid_positions
+from enginery.passes.calibration.tensor_statistics import TensorStatistics, channel_axis, observe
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The model under calibration. `graph` is its ModelProto, shapes inferred, external weights not loaded."""
+
+    model: Path
+    digest: str
+    graph: Any
+    open_model: OpenModel
+    inputs: tuple[str, ...]
+    observable: tuple[str, ...]
+    dims: Mapping[str, tuple[str, ...]]
+    masks: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def open(cls, model: Path, open_model: OpenModel, masks: Sequence[str]) -> Calibrated:
+        import onnx
+
+        graph = with_shapes(onnx.load(model, load_external_data=False))
+        constant = {tensor.name for tensor in graph.graph.initializer}
+        inputs = tuple(value.name for value in graph.graph.input if value.name not in constant)
+        dims = dimension_names(graph)
+        return cls(
+            model=model,
+            digest=graph_digest(model),
+            graph=graph,
+            open_model=open_model,
+            inputs=inputs,
+            observable=observable_tensors(graph),
+            dims=dims,
+            masks=mask_dimensions(masks, {name: dims.get(name, ()) for name in inputs}),
+        )
+
+    def expose(self, target: Path, tensors: Sequence[str], *, shapes: bool = False) -> RunModel:
+        """Open a copy of the model, written to `target`, that returns `tensors` (or their shapes)."""
+        save_exposed(self.graph, self.model, target, tensors, shapes=shapes)
+        return self.open_model(target, optimize=True)
+
+    def observe(self, name: str, array: Any, feeds: Feeds, *, histograms: bool) -> TensorStatistics | None:
+        """The statistics of one tensor of one batch, or None when all of it is masked."""
+        dims = self.dims.get(name, ())
+        mask = None
+        if len(dims) == array.ndim:
+            mask = valid_positions(dims, channel_axis(array.ndim), feeds, self.masks)
+        return observe(array, mask=mask, histograms=histograms)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a sweep has seen so far. It is replaced as a whole after each batch, so that Ctrl-C finds it consistent."""
+
+    batches: tuple[str, ...] = ()
+    samples: int = 0
+    tensors: Mapping[str, TensorStatistics] = field(default_factory=dict[str, TensorStatistics])
+
+
+class Sweep:
+    """Observes `tensors` over all batches; those that do not fit the budget end up in `put_off`."""
+
+    def __init__(
+        self, calibrated: Calibrated, tensors: Sequence[str], folder: Path, budget: int, *, histograms: bool
+    ) -> None:
+        self.seen = Seen()
+        self.put_off: list[str] = []
+        self._calibrated = calibrated
+        self._tensors = list(tensors)
+        self._folder = folder
+        self._budget = budget
+        self._histograms = histograms
+        self._bound: dict[str, tuple[int, ...]] = {}
+        self._session: RunModel | None = None
+
+    def run(
+        self, batches: Batches, check: BatchCheck | None, progress: Progress | None, *, total: int | None = None
+    ) -> None:
+        """Go through all batches, except those that `seen` holds already."""
+        skip = Counter(self.seen.batches)
+        for index, feeds in enumerate(batches()):
+            if check is not None:
+                check(feeds, index)
+            digest = batch_digest(feeds)
+            if skip[digest] > 0:
+                skip[digest] -= 1
+                continue
+            self._fit(feeds)
+            self.seen = Seen(
+                batches=(*self.seen.batches, digest),
+                samples=self.seen.samples + _sample_count(feeds),
+                tensors=self._merged(feeds),
+            )
+            if progress is not None:
+                progress(index + 1, total)
+
+    def _merged(self, feeds: Feeds) -> dict[str, TensorStatistics]:
+        if self._session is None:
+            self._session = self._calibrated.expose(self._folder / "tensors.onnx", self._tensors)
+        outputs = self._session(feeds)
+        merged = {name: self.seen.tensors[name] for name in self._tensors if name in self.seen.tensors}
+        for name in self._tensors:
+            # Popped, so that each array is freed as soon as it was observed.
+            part = self._calibrated.observe(name, outputs.pop(name), feeds, histograms=self._histograms)
+            if part is not None:
+                merged[name] = merged[name].merge(part) if name in merged else part
+        return merged
+
+    def _fit(self, feeds: Feeds) -> None:
+        """Put tensors off until the rest fits the budget; measured anew for a batch larger than any before."""
+        shapes = {name: array.shape for name, array in feeds.items()}
+        if self._bound and all(_within(shape, self._bound[name]) for name, shape in shapes.items()):
+            return
+        self._bound = {name: _larger(shape, self._bound.get(name)) for name, shape in shapes.items()}
+        probe = self._calibrated.expose(self._folder / "shapes.onnx", self._tensors, shapes=True)
+        sizes = probe({name: np.zeros(self._bound[name], array.dtype) for name, array in feeds.items()})
+        used = 0
+        fitting: list[str] = []
+        for name in self._tensors:
+            used += 4 * int(np.prod(sizes[f"{name}.shape"]))
+            # One tensor is always taken, else a tensor larger than the budget would be put off for ever.
+            if used <= self._budget or not fitting:
+                fitting.append(name)
+        if len(fitting) < len(self._tensors):
+            self.put_off += self._tensors[len(fitting) :]
+            self._tensors, self._session = fitting, None
+
+
+def _sample_count(feeds: Feeds) -> int:
+    return max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
+
+
+def _within(shape: tuple[int, ...], bound: tuple[int, ...]) -> bool:
+    return len(shape) == len(bound) and all(size <= limit for size, limit in zip(shape, bound, strict=True))
+
+
+def _larger(shape: tuple[int, ...], bound: tuple[int, ...] | None) -> tuple[int, ...]:
+    return shape if bound is None else tuple(map(max, shape, bound))
