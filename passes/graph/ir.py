@@ -59,6 +59,9 @@ def import_model(model: ModelProto, folder: Path) -> gs.Graph:
     except OnnxGraphSurgeonException as error:
         raise InvalidModelError(f"The ONNX graph could not be read: {error}.") from error
     vars(graph)["header"] = _header(model)
+    vars(graph)["other_types"] = [
+        value for value in (*model.graph.input, *model.graph.output) if not value.type.HasField("tensor_type")
+    ]
     _restore_lost(graph, model.graph, {})
     for function, proto in zip(graph.functions, model.functions, strict=True):
         _restore_attributes(function.nodes, proto.node, {})
@@ -97,19 +100,17 @@ def export_model(graph: gs.Graph) -> ModelProto:
     header: ModelProto | None = vars(graph).get("header")
     if header is not None:
         model.MergeFrom(header)
-        for given in (*header.graph.input, *header.graph.output):
+        for given in vars(graph)["other_types"]:
             _overwrite(model.graph, given)
     _drop_captured(model.graph, set())
     return model
 
 
 def _header(model: ModelProto) -> ModelProto:
-    """What belongs to the model and not to its graph, and the inputs and outputs that are no plain tensors."""
+    """What belongs to the model and not to its nodes."""
     header = onnx.ModelProto(domain=model.domain, model_version=model.model_version, doc_string=model.doc_string)
     header.metadata_props.extend(model.metadata_props)
     header.graph.metadata_props.extend(model.graph.metadata_props)
-    header.graph.input.extend(v for v in model.graph.input if not v.type.HasField("tensor_type"))
-    header.graph.output.extend(v for v in model.graph.output if not v.type.HasField("tensor_type"))
     return header
 
 

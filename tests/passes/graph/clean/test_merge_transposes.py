@@ -1,0 +1,39 @@
+from graphs import apply, attributes
+
+from enginery.passes.graph.clean.merge_transposes import MergeTransposes
+
+
+def test_two_transposes_become_one(tmp_path):
+    text = """g (float[N, 2, 3] x) => (float[3, N, 2] y)
+    { a = Transpose<perm: ints = [1, 0, 2]>(x) y = Transpose<perm: ints = [2, 1, 0]>(a) }"""
+    done = apply(MergeTransposes(), text, tmp_path)
+    assert attributes(done.graph, "Transpose") == {"perm": [2, 0, 1]}
+
+
+def test_three_transposes_become_one(tmp_path):
+    text = """g (float[N, 2, 3] x) => (float[N, 3, 2] y) { a = Transpose<perm: ints = [1, 0, 2]>(x)
+    b = Transpose<perm: ints = [2, 1, 0]>(a) y = Transpose<perm: ints = [1, 0, 2]>(b) }"""
+    assert apply(MergeTransposes(), text, tmp_path).ops == ["Transpose"]
+
+
+def test_a_transpose_that_others_read_stays_for_them(tmp_path):
+    text = """g (float[N, 2] x) => (float[N, 2] y, float[2, N] z)
+    { a = Transpose<perm: ints = [1, 0]>(x) y = Transpose<perm: ints = [1, 0]>(a) z = Neg(a) }"""
+    assert sorted(apply(MergeTransposes(), text, tmp_path).ops) == ["Neg", "Transpose", "Transpose"]
+
+
+BATCHED = """g (float[N, 3, S, 4] x) => (float[A, B, C, D] y)
+    <int64[1] three = {{3}}, int64[1] four = {{4}}, int64[1] rest = {{-1}}>
+    {{ n = Shape<start: int = 0, end: int = 1>(x) s = Shape<start: int = 2, end: int = 3>(x)
+      into = Concat<axis: int = 0>(rest, s, four) flat = Reshape(x, into) t = Transpose<perm: ints = [0, 2, 1]>(flat)
+      back = Concat<axis: int = 0>({back}) y = Reshape(t, back) }}"""
+
+
+def test_a_batched_transpose_through_reshapes_is_one_transpose(tmp_path):
+    done = apply(MergeTransposes(), BATCHED.format(back="n, three, four, s"), tmp_path)
+    assert done.ops == ["Transpose"]
+    assert attributes(done.graph, "Transpose") == {"perm": [0, 1, 3, 2]}
+
+
+def test_a_target_that_restores_something_else_is_kept(tmp_path):
+    assert apply(MergeTransposes(), BATCHED.format(back="three, n, four, s"), tmp_path).result.changed == 0
