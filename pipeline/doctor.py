@@ -23,6 +23,9 @@ from enginery.errors import EngineryError
 MINIMUM_FREE_BYTES = 2 << 30
 """A build of an ordinary model keeps a few copies of its weights in the store."""
 
+DRIVER_SECONDS = 30.0
+"""A driver that hangs is a broken one."""
+
 _BUILD_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "safetensors", "scipy", "scikit-learn", "pillow")
 _OPTIONAL_PACKAGES = ("transformers", "timm", "tokenizers", "jinja2", "model-signing")
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -111,7 +114,7 @@ def _gpu() -> Check:
     if shutil.which(query[0]) is None:
         return Check("gpu", Status.ABSENT, "nvidia-smi is not installed: no NVIDIA driver")
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=DRIVER_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Check("gpu", Status.FAULT, f"nvidia-smi fails: {error}", "Repair the NVIDIA driver.")
     return Check("gpu", Status.OK, "; ".join(line.strip() for line in answer.stdout.splitlines()))

@@ -18,7 +18,8 @@ MARKS = {"ok": "+", "absent": "-", "fault": "!"}
 def command(output: Path, as_json: bool) -> None:
     """Say what works on this machine, and what to do.
 
-    What is installed, which engines build and run here, what clashes. Exits with 1 where something is broken (`!`); an engine that is merely absent (`-`) is no fault.
+    What is installed, which engines build and run here, what clashes. Exits with 1 where something is broken (`!`);
+    an engine that is merely absent (`-`) is no fault.
     """
     from enginery.pipeline.doctor import Status, examine
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import traceback
@@ -38,6 +39,17 @@ class LazyGroup(click.Group):
         if cmd_name not in self.modules:
             return None
         return importlib.import_module(self.modules[cmd_name]).command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            # click looks for near names among the commands that are loaded, which here are none.
+            near = difflib.get_close_matches(name, self.modules, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
 
 class BoundaryGroup(LazyGroup):

@@ -13,6 +13,11 @@ from enginery.pipeline.cli.group import BoundaryGroup
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _NAMES = (
+    "export",
+    "optimize",
+    "calibrate",
+    "quantize",
+    "compile",
     "verify",
     "run",
     "inspect",

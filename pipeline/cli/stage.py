@@ -1,0 +1,116 @@
+"""What the commands of single stages share: they run the line up to a stage and say where its result lies."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from enginery.errors import UsageError
+from enginery.pipeline.cli.options import (
+    Folder,
+    build_folder_option,
+    echo_json,
+    explain_option,
+    json_option,
+    recipe_argument,
+    trust_option,
+    verbosity_options,
+)
+from enginery.pipeline.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from enginery.pipeline.line import Line
+    from enginery.pipeline.recipe import Precision
+    from enginery.pipeline.store import Result
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+to_option = click.option("--to", type=Folder(), help="Copy the result into this new folder.")
+
+
+def stage_options(function: F) -> F:
+    """Add what every command of a stage takes; `run_stage` receives it."""
+    for decorate in (
+        verbosity_options,
+        json_option,
+        explain_option,
+        trust_option,
+        to_option,
+        build_folder_option,
+        recipe_argument,
+    ):
+        function = decorate(function)
+    return function
+
+
+def run_stage(
+    obtain: Callable[[Line], Result],
+    *,
+    recipe: str,
+    output: Path,
+    to: Path | None,
+    trust: bool,
+    explain: bool,
+    as_json: bool,
+    **line_options: Any,
+) -> Result:
+    """Obtain one stage's result and print where it lies."""
+    from enginery.pipeline.line import Line
+    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.store import Store
+
+    if to is not None and to.exists():
+        raise UsageError(f"{to} exists. Name a new folder with --to, or remove it.")
+    with Terminal.from_context(explain=explain) as terminal:
+        line = Line(load_recipe(recipe), Store.beside(output), terminal, trust=trust, **line_options)
+        result = obtain(line)
+    folder = result.folder
+    if to is not None:
+        result.verify()
+        _copy(result.folder, to)
+        folder = to
+    if as_json:
+        echo_json(
+            {
+                "stage": result.stage.stage,
+                "of": result.stage.label,
+                "folder": str(folder),
+                "digest": result.digest,
+                "reused": result.reused,
+                "why": result.why,
+                "seconds": result.seconds,
+                "files": dict(result.files),
+            }
+        )
+    else:
+        click.echo(folder)
+    return result
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder so that `target` is whole or absent."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        fresh = Path(temporary) / "copy"
+        shutil.copytree(source, fresh)
+        fresh.rename(target)
+
+
+def chosen_target(line: Line, target: str | None) -> str:
+    """The target that was asked for, or the recipe's first."""
+    from enginery.engines import get_engine
+
+    return get_engine(target or line.recipe.targets[0]).target
+
+
+def chosen_precision(line: Line, mode: str | None) -> Precision:
+    """The recipe's precision, with another mode where one was asked for."""
+    from enginery.pipeline.recipe import Mode
+
+    precision = line.recipe.precision
+    return precision if mode is None else precision.model_copy(update={"mode": Mode(mode)})

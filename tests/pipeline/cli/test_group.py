@@ -1,0 +1,56 @@
+"""The boundary where errors become messages and exit codes."""
+
+import errno
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from enginery.errors import GateRefusedError, RecipeError
+from enginery.pipeline.cli.group import BoundaryGroup
+from enginery.pipeline.cli.options import verbosity_options
+
+
+def run(error: BaseException, *args: str):
+    group = BoundaryGroup("enginery", modules={})
+
+    @click.command("fail")
+    @verbosity_options
+    def fail():
+        raise error
+
+    group.get_command = lambda ctx, cmd_name: fail
+    return CliRunner().invoke(group, ["fail", *args], standalone_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (GateRefusedError("accuracy: 3 > 2"), 1, "Error: accuracy: 3 > 2"),
+        (RecipeError("line 3: unknown key"), 2, "Error: line 3: unknown key"),
+        (OSError(errno.ENOSPC, "No space left on device", "/full/disk"), 1, "No space left on device: /full/disk"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "pip install 'enginery[cpu]'"),
+        (ModuleNotFoundError("No module named 'timm.x'", name="timm.models"), 2, "pip install 'enginery[hf]'"),
+    ],
+)
+def test_one_message_and_an_exit_code(error, code, words):
+    result = run(error)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_debug_shows_the_traceback_too():
+    result = run(GateRefusedError("accuracy: 3 > 2"), "--debug")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "Error: accuracy: 3 > 2" in result.stderr
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault of ours"), ModuleNotFoundError("x", name="enginery.absent")])
+def test_a_fault_of_ours_is_not_dressed_up(error):
+    result = run(error)
+    assert result.exit_code == 1
+    assert result.exception is error

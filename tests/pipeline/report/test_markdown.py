@@ -1,0 +1,122 @@
+"""report.md: verdicts first, every figure of the document, and nothing that can break a table."""
+
+import re
+
+import pytest
+from reports import make_report
+
+from enginery.errors import IntegrityError, UsageError
+from enginery.pipeline.manifest import GateVerdict, Verdict
+from enginery.pipeline.report import (
+    CaseErrors,
+    Errors,
+    PassEffect,
+    Report,
+    read_report,
+    render_markdown,
+    write_report,
+)
+
+
+def sections(text: str) -> list[str]:
+    return re.findall(r"^## (.*)$", text, re.MULTILINE)
+
+
+def rows(text: str, section: str) -> list[list[str]]:
+    """The cells of a section's table, without the head."""
+    body = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for line in body.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def test_verdicts_come_first():
+    text = render_markdown(make_report())
+    assert text.startswith("# tiny: onnxruntime-cpu, int8\n")
+    assert sections(text)[0] == "Gates"
+    assert text.index("Shipped: every gate that applies passed.") < text.index("## Gates")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "Shipped: every gate that applies passed."),
+        (
+            {"shipped": False, "gates": (GateVerdict(gate="speed", verdict=Verdict.REFUSED, words="slow"),)},
+            "Refused by speed: no bundle was made.",
+        ),
+        ({"shipped": False, "gates": ()}, "Stopped before the gates: no bundle was made."),
+        (
+            {
+                "gates": (GateVerdict(gate="shapes", verdict=Verdict.DEFERRED, words="no GPU"),),
+                "complete_with": "enginery validate b",
+            },
+            "Built, not yet run; gates waiting: shapes. Complete: `enginery validate b`.",
+        ),
+        ({"allowed": ("speed",)}, "Shipped. Allowed in spite of a refusal: speed."),
+    ],
+)
+def test_the_headline_tells_the_outcome(changes, words):
+    assert f"**{words}**" in render_markdown(make_report(**changes))
+
+
+def test_every_part_of_a_full_report_has_a_section():
+    assert sections(render_markdown(make_report())) == [
+        "Gates",
+        "Notes",
+        "Error against the original",
+        "Task metric",
+        "Latency (ms)",
+        "Size",
+        "Kernels",
+        "Quantization by depth",
+        "Passes",
+        "Stages",
+        "Provenance",
+    ]
+
+
+def test_what_was_not_measured_has_no_section():
+    bare = Report(
+        name="m", target="onnxruntime-cpu", precision="fp32", enginery="1", shipped=False, gates=()
+    )  # fmt: skip
+    assert sections(render_markdown(bare)) == ["Provenance"]
+
+
+def test_errors_by_output_and_shape():
+    found = rows(render_markdown(make_report()), "Error against the original")
+    assert found[0] == ["evaluation data", "y", "64", "0.25", "0.125", "0.998000", "0.970000", "24.5 dB", "98.44%"]
+    assert found[1][:3] == ["max (batch=8)", "y", "8"]
+
+
+def test_a_faulty_output_says_so():
+    faulty = Errors(name="y", samples=1, scale=0, max_abs=0, mean_abs=0, faults=("has 2 values that are NaN",))
+    text = render_markdown(make_report(cases=(CaseErrors(case="min", outputs=(faulty,)),)))
+    assert "has 2 values that are NaN" in text
+
+
+def test_refusals_carry_their_reasons_and_are_counted():
+    many = tuple({"node": f"n{index}", "reason": "shared"} for index in range(30))
+    text = render_markdown(make_report(passes=(PassEffect(stage="optimize", spec="fuse", changed=0, refusals=many),)))
+    assert "- `n0`: shared" in text
+    assert "and 10 more refusals" in text
+    assert rows(text, "Passes")[0][3] == "30"
+
+
+def test_a_name_cannot_break_a_table():
+    gate = GateVerdict(gate="shapes", verdict=Verdict.PASSED, words="a|b\nc")
+    assert rows(render_markdown(make_report(gates=(gate,))), "Gates") == [["shapes", "passed", "a\\|b c"]]
+
+
+def test_the_document_is_read_back(tmp_path):
+    report = make_report()
+    assert write_report(report, tmp_path) == ("report.json", "report.md")
+    assert read_report(tmp_path) == report
+    assert read_report(tmp_path / "report.json") == report
+
+
+def test_what_is_no_report(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no report\.json"):
+        read_report(tmp_path)
+    (tmp_path / "report.json").write_text('{"schema_version": 2}')
+    with pytest.raises(IntegrityError, match="can read"):
+        read_report(tmp_path)
