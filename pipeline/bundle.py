@@ -1,14 +1,16 @@
 """Bundles: the folder that a build delivers, opened and verified without torch and without onnx.
 
 `SHA256SUMS` lists every file (`sha256sum -c SHA256SUMS` agrees with us); the manifest lists those that are equal in
-every build of the same recipe. The order of verification is: the exact set of files, digests, and only then is
-anything parsed.
+every build of the same recipe. The order of verification is: the signature, where one is demanded; the exact set of
+files; digests; and only then is anything parsed. `SHA256SUMS` itself vouches for an unsigned bundle, so it is read
+first there, line by line and strictly.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,19 @@ from enginery.engines.base import Artifact, BuildSpec
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.files import files_below, sha256_file, write_durably
 from enginery.pipeline.manifest import FILE_NAME, FileRecord, Manifest, read_manifest
+from enginery.pipeline.release.provenance import PROVENANCE
+from enginery.pipeline.release.signature import SIGNATURE, verify_signature
 
 SUMS = "SHA256SUMS"
 REFUSED_REPORT = "report.json"
+RELEASE_FILES = frozenset({SIGNATURE, PROVENANCE})
+"""What `enginery sign` adds. The manifest cannot list it, since it describes and signs the manifest."""
+
+KEY_VARIABLE = "ENGINERY_PUBLIC_KEY"
+"""Names a public key: every bundle that is verified in this environment must be signed by its owner."""
+
 MAX_SUMS_BYTES = 1 << 22
+_DO_NOT_USE = "Do not use this bundle."
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
@@ -59,42 +70,102 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was verified: the number of files and bytes, and the digest of the whole (that of SHA256SUMS)."""
+    """What was verified.
+
+    `digest` names this very bundle (the sha256 of SHA256SUMS); `manifest_digest` is the same for every build of the
+    same recipe on one machine. `public_key` is the key that verified the signature, or None when none was demanded.
+    """
 
     files: int
     bytes: int
     digest: str
+    manifest_digest: str
+    public_key: Path | None
     manifest: Manifest
+    sums: Mapping[str, str]
+
+    @property
+    def signed(self) -> bool:
+        """Whether the bundle carries a signature, verified or not."""
+        return SIGNATURE in self.sums
 
 
-def verify_bundle(path: Path, on_bytes: Callable[[int], Any] = lambda _: None) -> Verified:
+def verify_bundle(
+    path: Path, on_bytes: Callable[[int], Any] = lambda _: None, *, public_key: Path | None = None
+) -> Verified:
     """Check every file of a bundle.
 
     Args:
         path: the bundle.
         on_bytes: is told the size of each file after it was checked.
+        public_key: demand a signature that this key (a PEM file) verifies; the environment variable
+            ENGINERY_PUBLIC_KEY demands it as well.
+
+    Raises:
+        UsageError: there is no bundle at `path`, or the key cannot be read.
+        MissingDependencyError: a signature is demanded and the extra `sign` is absent.
+        IntegrityError: a file was changed, added, removed, or is no plain file (every fault is named); the signature is
+            missing or does not hold; or the bundle's recipe demands a signature and no key was given.
+    """
+    _must_be_bundle(path)
+    if public_key is None and (named := os.environ.get(KEY_VARIABLE)):
+        public_key = Path(named)
+    if public_key is None:
+        sums = _read_sums(path / SUMS)
+        _check_file_set(path, {*sums, SUMS})
+        _check_digests(path, sums, on_bytes)
+    else:
+        sums = _verify_signed(path, public_key)
+    verified = _read_verified(path, sums, public_key)
+    if public_key is None and verified.manifest.recipe.get("signature") == "required":
+        raise IntegrityError(
+            f"{path}: its recipe demands a signature. Give the public key of its author: --public-key KEY, or "
+            f"{KEY_VARIABLE}=KEY."
+        )
+    return verified
+
+
+def verify_to_sign(path: Path) -> Verified:
+    """Check every file of a bundle but those that signing writes anew, which may be absent, damaged or stale.
 
     Raises:
         UsageError: there is no bundle at `path`.
-        IntegrityError: a file was changed, added, removed, or is no plain file; every fault is named.
+        IntegrityError: any other file was changed, added or removed.
     """
     _must_be_bundle(path)
-    sums = _read_sums(path / SUMS)
-    _check_file_set(path, set(sums) | {SUMS})
-    changed = []
-    total = 0
-    for name, expected in sums.items():
-        file = path / name
-        if sha256_file(file) != expected:
-            changed.append(name)
-        size = file.stat().st_size
-        total += size
-        on_bytes(size)
-    if changed:
-        raise IntegrityError(f"{path}: changed since the build: {', '.join(changed)}. Do not use this bundle.")
+    sums = {name: digest for name, digest in _read_sums(path / SUMS).items() if name not in RELEASE_FILES}
+    present = {name for name in RELEASE_FILES if (path / name).exists()}
+    _check_file_set(path, {*sums, SUMS, *present})
+    _check_digests(path, sums, lambda _: None)
+    return _read_verified(path, sums, None)
+
+
+def _read_verified(path: Path, sums: Mapping[str, str], public_key: Path | None) -> Verified:
     manifest = read_manifest(path / FILE_NAME)
     _check_manifest(path, manifest, sums)
-    return Verified(len(sums) + 1, total, sha256_file(path / SUMS), manifest)
+    size = sum((path / name).stat().st_size for name in sums)
+    return Verified(len(sums) + 1, size, sha256_file(path / SUMS), sums[FILE_NAME], public_key, manifest, sums)
+
+
+def _verify_signed(path: Path, public_key: Path) -> dict[str, str]:
+    """Verify what the signature names, then that SHA256SUMS says the same; return its entries."""
+    signed = verify_signature(path, public_key, lambda names: _check_file_set(path, {*names, SUMS, SIGNATURE}))
+    sums = _read_sums(path / SUMS)
+    expected = {**signed, SIGNATURE: sha256_file(path / SIGNATURE)}
+    if sums != expected:
+        names = sorted(name for name in sums | expected if sums.get(name) != expected.get(name))
+        raise IntegrityError(f"{path}: {SUMS} and the signature disagree about {', '.join(names)}. {_DO_NOT_USE}")
+    return sums
+
+
+def _check_digests(path: Path, sums: Mapping[str, str], on_bytes: Callable[[int], Any]) -> None:
+    changed: list[str] = []
+    for name, expected in sums.items():
+        if sha256_file(path / name) != expected:
+            changed.append(name)
+        on_bytes((path / name).stat().st_size)
+    if changed:
+        raise IntegrityError(f"{path}: changed since the build: {', '.join(changed)}. {_DO_NOT_USE}")
 
 
 def _must_be_bundle(path: Path) -> None:
@@ -148,13 +219,13 @@ def _check_file_set(path: Path, expected: set[str]) -> None:
     faults += [f"{name} is missing" for name in sorted(expected - present)]
     faults += [f"{name} is not part of the bundle" for name in sorted(present - expected)]
     if faults:
-        raise IntegrityError(f"{path}: {'; '.join(faults)}. Do not use this bundle.")
+        raise IntegrityError(f"{path}: {'; '.join(faults)}. {_DO_NOT_USE}")
 
 
-def _check_manifest(path: Path, manifest: Manifest, sums: dict[str, str]) -> None:
+def _check_manifest(path: Path, manifest: Manifest, sums: Mapping[str, str]) -> None:
     """The manifest and SHA256SUMS must tell the same story."""
     listed = {name: record.sha256 for name, record in manifest.files.items()}
-    free = {FILE_NAME, *manifest.measurements}
+    free = {FILE_NAME, *RELEASE_FILES, *manifest.measurements}
     expected = {name: digest for name, digest in sums.items() if name not in free}
     if listed != expected:
         names = sorted({name for name in listed | expected if listed.get(name) != expected.get(name)})
@@ -165,8 +236,13 @@ def _check_manifest(path: Path, manifest: Manifest, sums: dict[str, str]) -> Non
 
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over every other file of `folder`."""
-    names = [path.relative_to(folder).as_posix() for path in files_below(folder) if path.name != SUMS]
-    text = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in names)
+    names = [path.relative_to(folder).as_posix() for path in files_below(folder)]
+    write_known_sums(folder, {name: sha256_file(folder / name) for name in names if name != SUMS})
+
+
+def write_known_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    """Write SHA256SUMS from digests that the caller has just computed."""
+    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     write_durably(folder / SUMS, text.encode())
 
 

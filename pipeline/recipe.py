@@ -258,6 +258,9 @@ class Recipe(Part):
     metric: Metric | None = None
     opset: int | None = Field(default=None, ge=17, description="Opset of the export (default: chosen by Enginery).")
     seed: int = 0
+    signature: Literal["optional", "required"] = Field(
+        default="optional", description="`required`: its bundles verify only with the public key of who signed them."
+    )
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -67,6 +67,12 @@ trust_option = click.option(
     "--trust", is_flag=True, help="Load a source whose loading can execute code, such as a .pt2 archive."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, for programs.")
+public_key_option = click.option(
+    "--public-key",
+    type=File(),
+    envvar="ENGINERY_PUBLIC_KEY",
+    help="Demand a signature that this key (a PEM file) verifies.",
+)
 explain_option = click.option("--explain", is_flag=True, help="Say why each stage ran or was reused.")
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the runtime (default: the runtime's own)."

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from enginery.pipeline.cli.options import bundle_argument, echo_json, json_option, verbosity_options
+from enginery.pipeline.cli.options import (
+    bundle_argument,
+    echo_json,
+    json_option,
+    public_key_option,
+    verbosity_options,
+)
 
 
 @click.command("verify")
@@ -25,6 +31,9 @@ def command(bundle: Path, as_json: bool) -> None:
             {
                 "bundle": str(bundle),
                 "digest": verified.digest,
+                "manifest": verified.manifest_digest,
+                "signed": verified.signed,
+                "public_key": str(public_key) if public_key else None,
                 "files": verified.files,
                 "bytes": verified.bytes,
                 "name": manifest.name,
@@ -36,5 +45,10 @@ def command(bundle: Path, as_json: bool) -> None:
         return
     click.echo(f"{bundle}: {verified.files} files, {verified.bytes:,} bytes, all as they were built.")
     click.echo(f"digest sha256:{verified.digest}")
+    click.echo(f"manifest sha256:{verified.manifest_digest}")
+    if public_key is not None:
+        click.echo(f"signature holds for {public_key}")
+    elif verified.signed:
+        click.echo("signed, but by whom was not checked: give --public-key")
     if not manifest.validated:
         click.echo(f"The engine was not run yet. Complete it with: {manifest.complete_with}")

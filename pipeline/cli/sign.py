@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from enginery.pipeline.cli.options import File, bundle_argument, echo_json, json_option, verbosity_options
+
+
+@click.command("sign")
+@bundle_argument
+@click.option(
+    "--key",
+    type=File(),
+    required=True,
+    envvar="ENGINERY_KEY",
+    help="The private key: a PEM file with an elliptic-curve key.",
+)
+@click.option("--builder", help="A URI that names who built, for the provenance (default: somebody's machine).")
+@json_option
+@verbosity_options
+def command(bundle: Path, key: Path, builder: str | None, as_json: bool) -> None:
+    """Sign a bundle: write its provenance and one signature over every file.
+
+    The password of an encrypted key is read from the environment variable ENGINERY_KEY_PASSWORD.
+    """
+    import os
+
+    from enginery.pipeline.release.provenance import LOCAL_BUILDER
+    from enginery.pipeline.release.sign import sign_bundle
+
+    password = os.environ.get("ENGINERY_KEY_PASSWORD")
+    signed = sign_bundle(bundle, key, password=password, builder=builder or LOCAL_BUILDER)
+    if as_json:
+        echo_json({"bundle": str(bundle), "digest": signed.digest, "manifest": signed.manifest_digest})
+        return
+    click.echo(f"{bundle}: signed {signed.files} files.")
+    click.echo(f"digest sha256:{signed.digest}")
+    click.echo(f"manifest sha256:{signed.manifest_digest}")

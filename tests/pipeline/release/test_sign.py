@@ -1,0 +1,117 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from enginery.errors import IntegrityError, MissingDependencyError, UsageError
+from enginery.pipeline.bundle import SUMS, verify_bundle, write_sums
+from enginery.pipeline.files import sha256_file
+from enginery.pipeline.release.sign import sign_bundle
+
+TOOL = [sys.executable, "-P", "-m", "model_signing"]
+
+
+def test_signing_adds_two_files_and_changes_no_other(bundle, keys):
+    before = {path.name: sha256_file(path) for path in bundle.rglob("*") if path.is_file() and path.name != SUMS}
+    manifest = verify_bundle(bundle).manifest_digest
+    signed = sign_bundle(bundle, keys / "ours.pem")
+    after = {path.name: sha256_file(path) for path in bundle.rglob("*") if path.is_file() and path.name != SUMS}
+    assert after.keys() - before.keys() == {"model.sig", "provenance.intoto.jsonl"}
+    assert before.items() <= after.items()
+    assert signed.signed
+    assert signed.manifest_digest == manifest
+
+
+def test_signing_reports_what_verifying_finds(bundle, keys):
+    signed = sign_bundle(bundle, keys / "ours.pem")
+    verified = verify_bundle(bundle, public_key=keys / "ours.pub")
+    assert verified.digest == signed.digest
+    assert verified.sums == signed.sums
+
+
+def test_sha256sum_agrees_about_a_signed_bundle(signed):
+    subprocess.run(["sha256sum", "--strict", "--quiet", "-c", SUMS], cwd=signed, check=True)
+
+
+def test_the_openssf_tool_verifies_our_signature(signed, keys):
+    command = [*TOOL, "verify", "key", signed, "--signature", signed / "model.sig", "--public_key", keys / "ours.pub"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_we_verify_what_the_openssf_tool_signed(bundle, keys):
+    ignore = ["--ignore-paths", bundle / SUMS]
+    command = [*TOOL, "sign", "key", bundle, "--signature", bundle / "model.sig", "--private_key", keys / "ours.pem"]
+    subprocess.run([*command, *ignore], check=True, capture_output=True)
+    write_sums(bundle)
+    assert verify_bundle(bundle, public_key=keys / "ours.pub").signed
+
+
+def test_a_key_on_another_curve(bundle, keys):
+    sign_bundle(bundle, keys / "large.pem")
+    assert verify_bundle(bundle, public_key=keys / "large.pub").signed
+
+
+def test_an_encrypted_key_needs_its_password(bundle, keys, tmp_path):
+    locked = tmp_path / "locked.pem"
+    lock = ["openssl", "ec", "-in", keys / "ours.pem", "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(lock, check=True, capture_output=True)
+    with pytest.raises(UsageError, match=r"locked\.pem"):
+        sign_bundle(bundle, locked)
+    sign_bundle(bundle, locked, password="secret")
+    assert verify_bundle(bundle, public_key=keys / "ours.pub").signed
+
+
+def test_signing_again_replaces_the_signature(signed, keys):
+    sign_bundle(signed, keys / "theirs.pem")
+    assert verify_bundle(signed, public_key=keys / "theirs.pub").signed
+
+
+@pytest.mark.parametrize("left", ["model.sig", "provenance.intoto.jsonl"])
+def test_a_signing_that_was_killed_can_be_done_again(bundle, keys, left):
+    """Killed between the files: one of them is there and SHA256SUMS knows nothing of it."""
+    (bundle / left).write_text("half")
+    with pytest.raises(IntegrityError, match=left):
+        verify_bundle(bundle)
+    sign_bundle(bundle, keys / "ours.pem")
+    assert verify_bundle(bundle, public_key=keys / "ours.pub").signed
+
+
+def test_a_changed_bundle_is_not_signed(bundle, keys):
+    (bundle / "report.md").write_text("better")
+    with pytest.raises(IntegrityError, match=r"report\.md"):
+        sign_bundle(bundle, keys / "ours.pem")
+    assert not (bundle / "model.sig").exists()
+
+
+@pytest.mark.parametrize("content", ["", "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n"])
+def test_a_private_key_that_is_none(bundle, tmp_path, content, keys):
+    (tmp_path / "key.pem").write_text(content)
+    with pytest.raises(UsageError, match=r"key\.pem"):
+        sign_bundle(bundle, tmp_path / "key.pem")
+    assert not (bundle / "model.sig").exists()
+
+
+def test_the_signature_names_every_file_but_itself_and_the_sums(signed):
+    import base64
+
+    envelope = json.loads((signed / "model.sig").read_bytes())["dsseEnvelope"]
+    payload = json.loads(base64.b64decode(envelope["payload"]))
+    names = {resource["name"] for resource in payload["predicate"]["resources"]}
+    present = {path.relative_to(signed).as_posix() for path in signed.rglob("*") if path.is_file()}
+    assert present - names == {"model.sig", SUMS}
+
+
+def test_without_the_extra_the_message_names_it(bundle, signed, keys, monkeypatch):
+    for module in ("model_signing", "in_toto_attestation"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"enginery\[sign\]"):
+        sign_bundle(bundle, keys / "ours.pem")
+    with pytest.raises(MissingDependencyError, match=r"enginery\[sign\]"):
+        verify_bundle(signed, public_key=keys / "ours.pub")
+
+
+def test_digests_are_verified_without_the_extra(signed, monkeypatch):
+    for module in ("model_signing", "in_toto_attestation", "securesystemslib", "cryptography"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert verify_bundle(signed).signed
