@@ -5,9 +5,9 @@ Both the validate stage and `enginery validate BUNDLE` call this. Memory holds o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy.typing as npt
 
@@ -19,8 +19,16 @@ from enginery.pipeline.reference import EvaluationReference, ShapesReference
 from enginery.pipeline.shapes import sizes_of
 
 Labels = npt.NDArray[Any] | None
-Score = Callable[[Iterator[tuple[Arrays, Labels]]], float]
-"""A task metric: an iterator of (outputs, labels) in, a figure out."""
+
+
+class Score(Protocol):
+    """One measurement of a task metric. `needs` is `labels`, or `reference` for the original's outputs."""
+
+    needs: ClassVar[Literal["labels", "reference"]]
+
+    def update(self, outputs: Feeds, labels: Labels) -> None: ...
+
+    def result(self) -> float: ...
 
 
 class Batch(Protocol):
@@ -40,8 +48,8 @@ Batches = Callable[[], Iterable[Batch]]
 class Validation:
     """One engine against one reference.
 
-    `valid` maps outputs to the inputs that mask their valid positions. `score` is the task metric, if any. `progress`
-    hears (runs done, runs in all).
+    `valid` maps outputs to the inputs that mask their valid positions. `score` begins a measurement of the task
+    metric, if there is one, and `scored` is the output that it reads. `progress` hears (runs done, runs in all).
     """
 
     session: Session
@@ -50,7 +58,8 @@ class Validation:
     valid: Mapping[str, str]
     evaluation: EvaluationReference | None = None
     batches: Batches | None = None
-    score: Score | None = None
+    score: Callable[[], Score] | None = None
+    scored: str | None = None
     progress: Callable[[int, int | None], None] = lambda _done, _total: None
     _faults: list[str] = field(default_factory=list[str], init=False)
     _done: int = field(default=0, init=False)
@@ -84,32 +93,30 @@ class Validation:
     def _measure_evaluation(
         self, evaluation: EvaluationReference, batches: Batches, comparer: Comparer
     ) -> MetricFigures | None:
-        answers = self._answers(evaluation, batches, comparer)
-        if self.score is None:
-            for _ in answers:
-                pass
-            return None
-        engine = self.score(answers)
-        for _ in answers:  # a metric may stop early; the comparison does not
-            pass
-        original = self.score((evaluation.outputs_of(n), batch.labels) for n, batch in enumerate(batches()))
-        return None if self._faults else MetricFigures(original=original, engine=engine)
-
-    def _answers(
-        self, evaluation: EvaluationReference, batches: Batches, comparer: Comparer
-    ) -> Iterator[tuple[Arrays, Labels]]:
+        """One pass over the data: compare, and score both the engine and the original."""
+        scores = (self.score(), self.score()) if self.score is not None else None
         count = 0
         for number, batch in enumerate(batches()):
             if number >= evaluation.batches:
                 raise StageError("validate: the evaluation data holds more batches than when the original answered.")
-            outputs = self._run(batch.inputs, f"on batch {number} of the evaluation data")
+            outputs = self._run(batch.inputs, f"on batch {number + 1} of the evaluation data")
             if outputs is None:
-                return
-            comparer.add(evaluation.outputs_of(number), outputs, batch.inputs)
+                return None
+            original = evaluation.outputs_of(number)
+            comparer.add(original, outputs, batch.inputs)
+            for score, answers in zip(scores or (), (original, outputs), strict=False):
+                score.update(answers, self._labels(score, original, batch.labels))
             count = number + 1
-            yield outputs, batch.labels
         if count != evaluation.batches:
             raise StageError("validate: the evaluation data holds fewer batches than when the original answered.")
+        if scores is None or self._faults:
+            return None
+        return MetricFigures(original=scores[0].result(), engine=scores[1].result())
+
+    def _labels(self, score: Score, original: Feeds, labels: Labels) -> Labels:
+        if score.needs == "labels":
+            return labels
+        return original[self.scored or self.shapes.outputs[0].name]
 
     def _run(self, feeds: Feeds, where: str) -> Arrays | None:
         """Run once. A failure is a fault that the gates judge; so is an output that is not as declared."""

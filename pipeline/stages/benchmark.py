@@ -127,6 +127,7 @@ def speed_figures(ratios: Seconds, generator: np.random.Generator) -> dict[str, 
     }
 
 
-def _summary(seconds: Seconds) -> dict[str, float]:
+def _summary(seconds: Seconds) -> dict[str, float | int]:
     quantiles = np.quantile(seconds, [0.1, 0.5, 0.9])
-    return dict(zip(("p10", "median", "p90"), map(float, quantiles), strict=True))
+    p10, median, p90 = map(float, quantiles)
+    return {"p10": p10, "median": median, "p90": p90, "runs": len(seconds)}

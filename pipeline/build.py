@@ -1,0 +1,133 @@
+"""The main job: a recipe becomes a bundle, or a report that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enginery.engines import get_engine, targets
+from enginery.errors import GateRefusedError, UsageError
+from enginery.pipeline.deliver import Delivery, refuse, ship
+from enginery.pipeline.events import Events
+from enginery.pipeline.figures import Measured, SpeedFigures
+from enginery.pipeline.gates import Question, check_allowed, judge, refusals
+from enginery.pipeline.line import FLOAT_MODES, Line
+from enginery.pipeline.recipe import Mode, Precision, Recipe
+from enginery.pipeline.recipe_file import LoadedRecipe
+from enginery.pipeline.store import Store
+
+if TYPE_CHECKING:
+    from enginery.pipeline.manifest import GateVerdict
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A shipped bundle. `reused` is true when the bundle was there already, file for file."""
+
+    bundle: Path
+    target: str
+    precision: str
+    gates: tuple[GateVerdict, ...]
+    validated: bool
+    reused: bool
+
+
+def build(
+    recipe: LoadedRecipe,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    output: Path = Path("build"),
+    store: Store | None = None,
+    allow: Collection[str] = (),
+    trust: bool = False,
+    random_data: bool = False,
+    events: Events | None = None,
+) -> BuildResult:
+    """Build one bundle: `output/<model>/<target>-<precision>/`.
+
+    Args:
+        recipe: the loaded recipe.
+        target: the engine to build for; default: the recipe's first.
+        precision: a mode that replaces the recipe's; its options are kept.
+        output: the folder for bundles.
+        store: where stage results are kept; default: `ENGINERY_STORE`, or `.store` in `output`.
+        allow: names of gates whose refusal is recorded instead of stopping the build.
+        trust: whether a source may be loaded that can execute code.
+        random_data: calibrate on noise where the recipe names no data. Such an engine passes no gate.
+        events: hears what happens.
+
+    Raises:
+        GateRefusedError: a gate refused; the report stands in the bundle's place.
+        UsageError: the recipe, target, precision or gate named is wrong.
+        EngineryError: a stage failed.
+    """
+    check_allowed(allow)
+    line = Line(recipe, store or Store.beside(output), events or Events(), trust=trust, random_data=random_data)
+    chosen = choose_target(recipe.recipe, target)
+    wanted = choose_precision(recipe.recipe, precision)
+    delivery = Delivery(line, chosen, wanted, output / recipe.recipe.name / f"{chosen}-{wanted.mode}")
+    question = _measure(line, chosen, wanted)
+    verdicts = judge(question, allow)
+    if refused := refusals(verdicts):
+        refuse(delivery, question, verdicts)
+        first = refused[0]
+        more = f" Refused as well: {', '.join(v.gate for v in refused[1:])}." if len(refused) > 1 else ""
+        raise GateRefusedError(
+            f"Gate {first.gate} refused {recipe.recipe.name} for {chosen} in {wanted.mode}: {first.words}.{more} "
+            f"The report: {delivery.folder / 'report.md'}. To ship all the same: --allow {first.gate} (it is recorded)."
+        )
+    reused = ship(delivery, question, verdicts, sorted(set(allow)))
+    return BuildResult(
+        delivery.folder, chosen, wanted.mode.value, verdicts, validated=question.deferred is None, reused=reused
+    )
+
+
+def choose_target(recipe: Recipe, target: str | None) -> str:
+    """The target that was asked for, or the recipe's first.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    chosen = target or recipe.targets[0]
+    if chosen not in targets():
+        raise UsageError(f"Target {chosen!r} is unknown. Targets: {', '.join(targets())}.")
+    return chosen
+
+
+def choose_precision(recipe: Recipe, mode: str | None) -> Precision:
+    """The recipe's precision, or its options with another mode.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    if mode is None:
+        return recipe.precision
+    if mode not in {item.value for item in Mode}:
+        raise UsageError(f"Precision {mode!r} is unknown. Precisions: {', '.join(item.value for item in Mode)}.")
+    return recipe.precision.model_copy(update={"mode": Mode(mode)})
+
+
+def _measure(line: Line, target: str, precision: Precision) -> Question:
+    """Run every stage up to the benchmark, and gather what the gates look at."""
+    deferred = get_engine(target).cannot_run()
+    line.compile(target, precision)
+    measured = Measured()
+    if deferred is None:
+        speed = None
+        figures = line.validate(target, precision).json("figures.json")
+        found = line.benchmark(target, precision).measured["speed"] if not figures["faults"] else None
+        if found is not None:
+            speed = SpeedFigures(**found)
+        measured = Measured.from_json(figures, speed)
+    return Question(
+        recipe=line.recipe,
+        mode=precision.mode,
+        target=target,
+        measured=measured,
+        real_data=line.evaluation is not None,
+        random_calibration=line.random_data and line.calibration is None and precision.mode not in FLOAT_MODES,
+        deferred=deferred,
+    )

@@ -1,0 +1,174 @@
+"""Gathers what a build found out into the report that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from enginery._version import __version__
+from enginery.pipeline.comparison import OutputFigures
+from enginery.pipeline.gates import Question
+from enginery.pipeline.line import Line
+from enginery.pipeline.manifest import DimRecord, GateVerdict, Signature
+from enginery.pipeline.recipe import Precision
+from enginery.pipeline.report import (
+    CaseErrors,
+    Errors,
+    Latency,
+    MetricFigures,
+    PassEffect,
+    Report,
+    Speedup,
+    StageTime,
+)
+from enginery.pipeline.store import Result
+
+
+def make_report(
+    line: Line,
+    target: str,
+    precision: Precision,
+    question: Question,
+    verdicts: Sequence[GateVerdict],
+    *,
+    shipped: bool,
+    complete_with: str | None = None,
+) -> Report:
+    """Everything that the stages, the gates and the store know about this build."""
+    results = list(line.results.values())
+    measured = question.measured
+    return Report(
+        name=line.recipe.name,
+        description=line.recipe.description,
+        target=target,
+        precision=precision.mode.value,
+        enginery=__version__,
+        shipped=shipped,
+        complete_with=complete_with,
+        gates=tuple(verdicts),
+        allowed=tuple(verdict.gate for verdict in verdicts if verdict.verdict == "allowed"),
+        notes=tuple(_notes(line, question)),
+        inputs=tuple(Signature(name=s.name, dtype=s.dtype, shape=s.shape) for s in line.inputs),
+        outputs=tuple(Signature(name=s.name, dtype=s.dtype, shape=s.shape) for s in line.outputs),
+        dims={name: DimRecord(min=dim.min, opt=dim.opt, max=dim.max) for name, dim in line.dims.items()},
+        cases=tuple(CaseErrors(case=case.case, outputs=_errors(case.outputs)) for case in measured.cases),
+        evaluation=_errors(measured.evaluation),
+        metric=_metric(line, question),
+        latencies=tuple(_latencies(results)),
+        speedups=tuple(_speedups(question)),
+        sizes=_sizes(line, target, precision),
+        kernels=_facts(line, target, precision).get("kernels") or {},
+        passes=tuple(_passes(line, target, precision)),
+        stages=tuple(
+            StageTime(
+                stage=result.stage.stage,
+                label=result.stage.label,
+                seconds=result.seconds,
+                reused=result.reused,
+                why=result.why,
+            )
+            for result in results
+        ),
+        original=line.load.json("original.json"),
+        data=line.data_digests,
+        tools=_tools(results),
+        session=dict(measured.session),
+    )
+
+
+def _errors(outputs: Sequence[OutputFigures]) -> tuple[Errors, ...]:
+    return tuple(Errors.model_validate(output.to_json()) for output in outputs)
+
+
+def _notes(line: Line, question: Question) -> Iterator[str]:
+    for step in line.load.json("original.json")["preparation"]:
+        yield f"Prepared for export: {step}."
+    if question.deferred is not None:
+        yield f"The engine was not run here: {question.deferred}"
+    if question.random_calibration:
+        yield "Calibrated on random data."
+    if not question.real_data:
+        yield "The recipe names no evaluation data; shapes were run on seeded noise."
+
+
+def _metric(line: Line, question: Question) -> MetricFigures | None:
+    metric, found = line.recipe.metric, question.measured.metric
+    if metric is None or found is None:
+        return None
+    return MetricFigures(
+        name=metric.name or metric.python or "",
+        original=found.original,
+        engine=found.engine,
+        max_drop=metric.max_drop,
+        higher_is_better=metric.higher_is_better,
+    )
+
+
+def _latencies(results: Sequence[Result]) -> Iterator[Latency]:
+    for result in results:
+        measured = result.measured
+        for key, subject in (("candidate", "engine"), ("baseline", "float engine"), ("original", "original")):
+            if result.stage.stage == "benchmark" and (times := measured.get(key)) is not None:
+                yield Latency(
+                    subject=subject,
+                    case=measured["case"],
+                    median_ms=1e3 * times["median"],
+                    low_ms=1e3 * times["p10"],
+                    high_ms=1e3 * times["p90"],
+                    runs=times["runs"],
+                )
+
+
+def _speedups(question: Question) -> Iterator[Speedup]:
+    if (speed := question.measured.speed) is not None:
+        yield Speedup(baseline="float engine", **vars(speed))
+
+
+def _sizes(line: Line, target: str, precision: Precision) -> dict[str, int]:
+    def size(result: Result, folder: str) -> int:
+        return sum(result.path(name).stat().st_size for name in result.files if name.startswith(f"{folder}/"))
+
+    return {
+        "original": size(line.export, "model"),
+        "graph": size(line.graph(target, precision), "model"),
+        "engine": size(line.compile(target, precision), "engine"),
+    }
+
+
+def _facts(line: Line, target: str, precision: Precision) -> Mapping[str, Any]:
+    return line.compile(target, precision).json("artifact.json")["facts"]
+
+
+def _passes(line: Line, target: str, precision: Precision) -> Iterator[PassEffect]:
+    optimized = line.optimize(target)
+    seconds = optimized.measured.get("pass_seconds", {})
+    for number, entry in enumerate(optimized.json("passes.json")):
+        yield PassEffect(
+            stage="optimize",
+            spec=entry["spec"],
+            changed=entry["changed"],
+            refusals=tuple(entry["refusals"]),
+            details=entry["details"],
+            seconds=seconds.get(str(number)),
+            nodes_before=entry["nodes_before"],
+            nodes_after=entry["nodes_after"],
+        )
+    graph = line.graph(target, precision)
+    if "quantize.json" in graph.files:
+        entry = graph.json("quantize.json")
+        yield PassEffect(
+            stage="quantize",
+            spec=f"quantize for {entry['policy']}",
+            changed=entry["changed"],
+            refusals=tuple(entry["refusals"]),
+            details=entry["details"],
+        )
+
+
+def _tools(results: Sequence[Result]) -> dict[str, str]:
+    parts = {name: value for result in results for name, value in result.key.parts.items()}
+    return {
+        name.removeprefix("tool."): value
+        for name, value in sorted(parts.items())
+        if name.startswith("tool.") and value != "absent"
+    }
