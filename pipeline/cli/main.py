@@ -13,12 +13,14 @@ from enginery.pipeline.cli.group import BoundaryGroup
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _NAMES = (
+    "build",
     "export",
     "optimize",
     "calibrate",
     "quantize",
     "compile",
     "verify",
+    "sign",
     "run",
     "inspect",
     "diff",

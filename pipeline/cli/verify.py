@@ -15,16 +15,18 @@ from enginery.pipeline.cli.options import (
 
 @click.command("verify")
 @bundle_argument
+@public_key_option
 @json_option
 @verbosity_options
-def command(bundle: Path, as_json: bool) -> None:
+def command(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     """Check that a bundle is as it was built.
 
-    Exactly its files, each with its digest. Needs no torch and no onnx.
+    Exactly its files, each with its digest. Needs no torch and no onnx. With a public key the bundle must be signed by
+    its owner, and the signature is checked before anything else.
     """
     from enginery.pipeline.bundle import verify_bundle
 
-    verified = verify_bundle(bundle)
+    verified = verify_bundle(bundle, public_key=public_key)
     manifest = verified.manifest
     if as_json:
         echo_json(
@@ -47,8 +49,8 @@ def command(bundle: Path, as_json: bool) -> None:
     click.echo(f"digest sha256:{verified.digest}")
     click.echo(f"manifest sha256:{verified.manifest_digest}")
     if public_key is not None:
-        click.echo(f"signature holds for {public_key}")
+        click.echo(f"The signature holds for {public_key}.")
     elif verified.signed:
-        click.echo("signed, but by whom was not checked: give --public-key")
+        click.echo("It is signed; by whom was not checked. Give the author's key with --public-key.")
     if not manifest.validated:
         click.echo(f"The engine was not run yet. Complete it with: {manifest.complete_with}")
