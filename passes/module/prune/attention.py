@@ -52,7 +52,10 @@ def find(module: torch.nn.Module, pattern: str) -> tuple[list[Attention], list[R
             continue
         inputs = _inputs(candidate)
         counter = next((key for key in COUNTS if isinstance(getattr(candidate, key, None), int)), None)
-        if inputs is None or counter is None:
+        if inputs is None:
+            continue
+        if counter is None:
+            refusals.append(Refusal(name, f"it keeps no head count in an attribute ({', '.join(COUNTS)})"))
             continue
         outcome = _attention(module, name, candidate, counter, inputs)
         if isinstance(outcome, Refusal):

@@ -15,6 +15,7 @@ from enginery.passes.base import Feeds, Refusal
 from enginery.passes.module.finish import is_plain
 from enginery.passes.module.layers import CONVOLUTIONS, WEIGHTED
 from enginery.passes.module.outputs import as_tensors, device_of
+from enginery.passes.module.prune.heads import COUNTS, NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -120,12 +121,14 @@ def _is_grouped(layer: Any) -> bool:
 
 
 def _attention(module: torch.nn.Module, name: str) -> str | None:
-    """The nearest enclosing module that splits channels into heads, judged by its attributes."""
+    """The nearest enclosing module that splits channels into heads, judged by its attributes and children."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         path = ".".join(parts[:end])
         parent = module.get_submodule(path)
-        if any(isinstance(getattr(parent, key, None), int) for key in ("num_attention_heads", "num_heads", "n_heads")):
+        children = dict(parent.named_children())
+        counted = any(isinstance(getattr(parent, key, None), int) for key in COUNTS)
+        if counted or any(all(key in children for key in projections) for projections in NAMES):
             return path
     return None
 

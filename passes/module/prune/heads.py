@@ -26,13 +26,13 @@ class PruneHeads:
     """Removes the least important heads of self-attention: rows of query, key and value, columns of the output.
 
     1. Attention is recognized by three linear children with the names of the Hugging Face families (`query`/`key`/
-       `value`, `q_proj`/..., `q_lin`/..., `to_q`/...), an integer head count beside them, and the output projection
-       in the same module or in its parent.
+       `value`, `q_proj`/..., `q_lin`/..., `to_q`/...) and the output projection in the same module or in its parent.
     2. `ratio` of the heads of each attention goes, at least one stays. Importance is the norm of a head's value rows
        times that of its output columns (`l2`, `l1`), or `random` (seeded).
     3. Attributes that count heads or their total width are updated; the width of a head stays.
-    4. Kept as it is, with a reason: fewer key/value heads than query heads, no output projection of fitting width, a
-       weight that is masked or shared, `torch.nn.MultiheadAttention`.
+    4. Kept as it is, with a reason: no attribute that counts the heads (the code then fixes their number), fewer
+       key/value heads than query heads, no output projection of fitting width, a weight that is masked or holds a
+       codebook, `torch.nn.MultiheadAttention`.
     5. A module in which no attention is recognized is an error.
     """
 
@@ -53,7 +53,7 @@ class PruneHeads:
         if not found and not refusals:
             raise PassError(
                 f"no attention was recognized under layers={self.layers!r}; expected a module with linear children "
-                f"such as {'/'.join(NAMES[0])} and an integer such as {COUNTS[0]}"
+                f"such as {'/'.join(NAMES[0])} or {'/'.join(NAMES[1])}"
             )
         heads: dict[str, list[int]] = {}
         changed = 0
