@@ -66,4 +66,9 @@ def build(
         GateRefusedError: a gate refused; the folder then holds `report.json`, which says why, and no bundle.
         EngineryError: a stage failed.
     """
-    raise NotImplementedError
+    from enginery.pipeline.build import build as build_bundle
+    from enginery.pipeline.recipe_file import load_recipe
+
+    loaded = load_recipe(os.fspath(recipe))
+    result = build_bundle(loaded, target=target, precision=precision, output=Path(output), allow=allow, trust=trust)
+    return result.bundle
