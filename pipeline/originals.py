@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from enginery.engines.base import Arrays, DimRange, Feeds, Session, TensorSpec
 from enginery.errors import SourceError
-from enginery.pipeline.recipe_file import LoadedRecipe
+from enginery.pipeline.recipe import Source
 
 if TYPE_CHECKING:
     import torch
@@ -40,11 +40,13 @@ class LiteralSession(Session):
 
 
 class LazyOriginal:
-    """Loads the recipe's original at most once."""
+    """Loads an original at most once."""
 
-    def __init__(self, loaded: LoadedRecipe, inputs: tuple[TensorSpec, ...], *, trust: bool) -> None:
-        self._loaded = loaded
+    def __init__(self, source: Source, folder: Path, inputs: tuple[TensorSpec, ...], *, seed: int, trust: bool) -> None:
+        self._source = source
+        self._folder = folder
         self._inputs = inputs
+        self._seed = seed
         self._trust = trust
         self._original: Original | None = None
 
@@ -52,8 +54,8 @@ class LazyOriginal:
         if self._original is None:
             from enginery.pipeline.source import load_original
 
-            recipe = self._loaded.recipe
-            self._original = load_original(recipe.source, self._loaded.folder, trust=self._trust, seed=recipe.seed)
+            names = [spec.name for spec in self._inputs]
+            self._original = load_original(self._source, self._folder, trust=self._trust, seed=self._seed, inputs=names)
         return self._original
 
     def check_digest(self, expected: str) -> None:
