@@ -31,6 +31,7 @@ from enginery.errors import EngineError
 
 ENTRY: Final = "engine.plan"
 LOG: Final = "build.log"
+WORKER: Final = (sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker")
 MAX_PROBLEMS: Final = 10
 """An error names this many problems and counts the rest; all stand in the build log."""
 
@@ -74,12 +75,17 @@ class _TensorRT(Engine):
             path.write_bytes(self._serialize(model, spec, options, log, version))
         finally:
             log.write(folder / LOG)
-        trust.accept(path)
+        warnings = log.messages("WARNING")
+        try:
+            trust.accept(path)
+        except OSError as error:
+            # A build machine may have a read-only home; the plan is good, only this user cannot load it unasked.
+            warnings.append(f"the plan could not be recorded as built here ({error}); loading it here will be refused")
         facts: dict[str, Any] = {
             "runtime": self.module,
             "version": version,
             "kernels": kernel_facts(read_layers(log.messages("VERBOSE"))),
-            "warnings": log.messages("WARNING"),
+            "warnings": warnings,
         }
         if self.rtx:
             facts["plan"] = plan.check_header(path, version).to_json()
@@ -119,7 +125,7 @@ class _TensorRT(Engine):
         )
         refused = f"{model.name}: {self.target} {version}"
         result = subprocess.run(
-            [sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker"],
+            WORKER,
             input=json.dumps(dataclasses.asdict(request)).encode(),
             capture_output=True,
             cwd=model.parent,

@@ -11,6 +11,7 @@ _FIX: Final = "run `enginery lint MODEL.onnx --target tensorrt --fix OUT.onnx`"
 
 REMEDIES: Final = (
     (r"[Nn]on-zero zero ?point|shiftIsAllZeros", f"quantize symmetrically (zero point 0): {_FIX}"),
+    (r"Plugin not found", f"TensorRT has no such operator: {_FIX}, or build for ONNX Runtime"),
     (r"no tactics to implement.*workspace|workspace limit", "raise `workspace`, or leave it out"),
     (r"for Turing \(SM75\)", "leave 7.5 out of `compute_capabilities`"),
     (r"libnvinfer_lean", "`version_compatible` needs the lean runtime library, which this package does not carry"),

@@ -1,0 +1,288 @@
+"""Real builds with tensorrt_rtx, which needs no GPU for them; what runs is marked `gpu`."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import engine_models as models
+import numpy as np
+import pytest
+
+from enginery.engines import get_engine, trust
+from enginery.engines.base import Artifact, BuildSpec, DimRange, TensorSpec
+from enginery.engines.cuda import devices
+from enginery.engines.tensorrt import TensorRTRTX
+from enginery.errors import EngineError, InvalidModelError, UntrustedSourceError, UsageError
+
+trt = pytest.importorskip("tensorrt_rtx")
+
+NO_GPU = pytest.mark.skipif(bool(devices()), reason="this machine has a GPU")
+
+
+@pytest.fixture(autouse=True)
+def own_records(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def build(model, tmp_path, spec=models.SPEC, name="engine", **save):
+    source, folder = tmp_path / f"{name}-source", tmp_path / name
+    source.mkdir()
+    folder.mkdir()
+    return get_engine("tensorrt-rtx").build(models.save(model, source, **save), folder, spec)
+
+
+def digest(artifact):
+    return hashlib.sha256(artifact.path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_plan_is_built_without_a_gpu(tmp_path, external):
+    artifact = build(models.linear(), tmp_path, external=external)
+    assert sorted(path.name for path in artifact.folder.iterdir()) == ["build.log", "engine.plan"]
+    assert artifact.facts["version"] == artifact.options["version"] == trt.__version__
+    assert artifact.facts["plan"]["size"] == artifact.path.stat().st_size
+    trust.require(artifact.path)
+
+
+def test_the_layers_say_where_int8_is_used(tmp_path):
+    kernels = build(models.quantized_linear(), tmp_path).facts["kernels"]
+    assert kernels["heavy"]["integer"] == 1
+    (product,) = (node for node in kernels["nodes"] if node["heavy"])
+    assert {"product", "weight"} <= set(product["sources"])
+    floats = build(models.linear(), tmp_path, name="float").facts["kernels"]["heavy"]
+    assert (floats["integer"], floats["float"]) == (0, 1)
+
+
+def convolution():
+    """Three dynamic dimensions, whose symbols the builder orders by address when it may."""
+    signature = "(float[n, 16, h, w] x) => (float[n, 32, a, b] y)"
+    model = models.parse(
+        "{ c = Conv<pads=[1,1,1,1]>(x, k)  r = Relu(c)  y = MaxPool<kernel_shape=[2,2]>(r) }", signature=signature
+    )
+    kernel = np.random.default_rng(0).standard_normal((32, 16, 3, 3)).astype(np.float32)
+    spec = BuildSpec(
+        (TensorSpec("x", "float32", ("n", 16, "h", "w")),),
+        (TensorSpec("y", "float32", ("n", 32, "a", "b")),),
+        {"n": DimRange(1, 4, 8), "h": DimRange(8, 16, 32), "w": DimRange(8, 16, 32)},
+    )
+    return models.add(model, k=kernel), spec
+
+
+def test_equal_builds_give_equal_bytes(tmp_path):
+    model, spec = convolution()
+    plans, logs = set(), set()
+    for number in range(6):
+        artifact = build(model, tmp_path, spec, name="e" * (number + 1))
+        plans.add(digest(artifact))
+        logs.add((artifact.folder / "build.log").read_bytes())
+    assert len(plans) == 1
+    assert len(logs) == 1
+
+
+def test_another_process_gives_the_same_bytes(tmp_path):
+    source = tmp_path / "elsewhere"
+    source.mkdir()
+    path = models.save(models.linear(), source)
+    code = f"""
+import hashlib, tempfile
+from pathlib import Path
+from enginery.engines import BuildSpec, DimRange, TensorSpec, get_engine
+spec = BuildSpec((TensorSpec("x", "float32", ("batch", 16)),), (TensorSpec("y", "float32", ("batch", 8)),),
+                 {{"batch": DimRange(1, 4, 32)}})
+with tempfile.TemporaryDirectory() as folder:
+    artifact = get_engine("tensorrt-rtx").build(Path({str(path)!r}), Path(folder), spec)
+    print(hashlib.sha256(artifact.path.read_bytes()).hexdigest())
+"""
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PADDING": "x" * 3000}
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert run.stdout.strip() == digest(build(models.linear(), tmp_path))
+
+
+def test_several_profiles_are_built_into_one_plan(tmp_path):
+    one = build(models.linear(), tmp_path)
+    two = build(
+        models.linear(), tmp_path, models.spec(profiles=[{"batch": [1, 1, 1]}, {"batch": [2, 16, 32]}]), name="two"
+    )
+    assert two.facts["plan"]["size"] > 1.5 * one.facts["plan"]["size"]
+    assert two.options["profiles"] == [{"batch": [1, 1, 1]}, {"batch": [2, 16, 32]}]
+
+
+def test_a_fixed_shape_needs_no_profile(tmp_path):
+    model = models.add(
+        models.parse("{ y = MatMul(x, w) }", signature="(float[4, 16] x) => (float[4, 8] y)"), w=models.WEIGHT
+    )
+    spec = BuildSpec((TensorSpec("x", "float32", (4, 16)),), (TensorSpec("y", "float32", (4, 8)),), {})
+    assert build(model, tmp_path, spec).facts["plan"]["capabilities"]
+
+
+@pytest.mark.parametrize("option", [{"tf32": True}, {"weight_streaming": True}, {"verbosity": "none"}])
+def test_options_reach_the_builder(tmp_path, option):
+    model, spec = convolution()
+    plain = build(model, tmp_path, spec)
+    other = build(model, tmp_path, BuildSpec(spec.inputs, spec.outputs, spec.dims, option), name="other")
+    assert digest(plain) != digest(other)
+
+
+@NO_GPU
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"refit": True}, "needs an NVIDIA GPU"),
+        ({"strip_plan": True}, "needs an NVIDIA GPU"),
+        ({"compute_capabilities": ["current"]}, "needs an NVIDIA GPU"),
+        ({"version_compatible": True}, "needs the lean runtime library"),
+        ({"workspace": 1 << 20}, "raise `workspace`"),
+        ({"compute_capabilities": ["7.5"]}, "node 'product'.*leave 7.5 out"),
+        ({"optimization_level": 3}, "does not support `optimization_level`"),
+    ],
+)
+def test_what_cannot_be_built_here_is_said_with_the_remedy(tmp_path, option, message):
+    with pytest.raises(EngineError, match=message):
+        build(models.linear(), tmp_path, models.spec(**option))
+
+
+def test_the_parsers_refusal_names_node_reason_and_remedy(tmp_path):
+    with pytest.raises(EngineError) as error:
+        build(models.quantized_linear(zero_point=3), tmp_path)
+    assert "model.onnx: tensorrt-rtx" in str(error.value)
+    assert "node 'quantize' (QuantizeLinear)" in str(error.value)
+    assert "Non-zero zero point" in str(error.value)
+    assert "enginery lint" in str(error.value)
+
+
+def test_an_unknown_operator_is_named(tmp_path):
+    model = models.parse("{ h = MatMul(x, w)  y = com.microsoft.QuickGelu(h) }")
+    with pytest.raises(EngineError, match=r"node 'gelu' \(QuickGelu\).*enginery lint"):
+        build(models.name_nodes(models.add(model, w=models.WEIGHT), "product", "gelu"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            BuildSpec((TensorSpec("z", "float32", ("batch", 16)),), models.SPEC.outputs, models.SPEC.dims),
+            r"inputs \['x'\]; declared are \['z'\]",
+        ),
+        (
+            BuildSpec(models.SPEC.inputs, (TensorSpec("y", "float32", ("batch",)),), models.SPEC.dims),
+            "output 'y' has shape",
+        ),
+    ],
+)
+def test_the_declared_signature_must_be_the_models(tmp_path, spec, message):
+    with pytest.raises(EngineError, match=message):
+        build(models.linear(), tmp_path, spec)
+
+
+def test_an_input_used_as_a_shape_is_refused(tmp_path):
+    signature = "(float[batch, 16] x, int64[1] n) => (float[m] y)"
+    model = models.parse("{ y = Reshape(x, n) }", signature=signature)
+    spec = BuildSpec(
+        (TensorSpec("x", "float32", ("batch", 16)), TensorSpec("n", "int64", (1,))),
+        (TensorSpec("y", "float32", ("m",)),),
+        models.SPEC.dims,
+    )
+    with pytest.raises(EngineError, match="'n' is used as a shape"):
+        build(model, tmp_path, spec)
+
+
+def test_hostile_files_never_reach_the_parser(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    path = models.save(models.linear(), source, external=True)
+    os.link(source / "weights.bin", tmp_path / "second-name")
+    (tmp_path / "engine").mkdir()
+    with pytest.raises(InvalidModelError, match="hard link"):
+        get_engine("tensorrt-rtx").build(path, tmp_path / "engine", models.SPEC)
+
+
+def test_the_log_of_a_failed_build_is_kept(tmp_path):
+    with pytest.raises(EngineError):
+        build(models.quantized_linear(zero_point=3), tmp_path)
+    assert "Non-zero zero point" in (tmp_path / "engine" / "build.log").read_text()
+
+
+def test_a_crash_of_the_builder_is_an_error(tmp_path, monkeypatch):
+    crash = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
+    monkeypatch.setattr("enginery.engines.tensorrt.WORKER", (sys.executable, "-c", crash))
+    with pytest.raises(EngineError, match="the builder was killed by SIGSEGV"):
+        build(models.linear(), tmp_path)
+
+
+def test_a_read_only_home_does_not_stop_a_build(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    (warning,) = build(models.linear(), tmp_path).facts["warnings"]
+    assert "could not be recorded as built here" in warning
+
+
+def test_unknown_options_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="'fp16'"):
+        build(models.linear(), tmp_path, models.spec(fp16=True))
+
+
+@NO_GPU
+def test_running_is_deferred_with_a_reason(tmp_path):
+    engine = get_engine("tensorrt-rtx")
+    assert engine.cannot_build() is None
+    assert "NVIDIA" in str(engine.cannot_run())
+    with pytest.raises(EngineError, match=r"cannot run here: .*NVIDIA"):
+        engine.load(Artifact(tmp_path, "engine.plan"), models.SPEC)
+
+
+def test_full_tensorrt_says_what_to_install():
+    engine = get_engine("tensorrt")
+    reason = engine.cannot_build()
+    if reason is None:
+        pytest.skip("TensorRT is installed here, with a GPU")
+    assert "tensorrt" in reason
+    assert "pypi.nvidia.com" in reason or "NVIDIA" in reason
+
+
+def test_an_old_version_is_refused(monkeypatch):
+    monkeypatch.setattr(TensorRTRTX, "least", (99, 0))
+    assert f"{trt.__version__} is installed; 99.0 or newer is needed" in str(TensorRTRTX().cannot_build())
+
+
+@pytest.mark.gpu
+class TestOnAGpu:
+    """Listed in docs/gpu.md. A plan must run on the device at hand: RTX has none for compute capability 9.0."""
+
+    @pytest.fixture
+    def session(self, tmp_path):
+        engine = get_engine("tensorrt-rtx")
+        if reason := engine.cannot_run():
+            pytest.skip(reason)
+        artifact = build(
+            models.linear(), tmp_path, models.spec(profiles=[{"batch": [1, 1, 4]}, {"batch": [1, 16, 32]}])
+        )
+        with engine.load(artifact, models.SPEC) as session:
+            yield session
+
+    @pytest.mark.parametrize("batch", [1, 3, 32])
+    def test_answers_like_the_graph(self, session, batch):
+        feeds = models.inputs(batch)
+        np.testing.assert_allclose(session.run(feeds)["y"], models.expected(feeds), rtol=1e-4, atol=1e-4)
+
+    def test_graphs_are_replayed_and_dropped(self, session):
+        for batch in (4, 4, 4, 8, 8, 32, 4, 4):
+            for seed in range(3):
+                feeds = models.inputs(batch, seed)
+                np.testing.assert_allclose(session.run(feeds)["y"], models.expected(feeds), rtol=1e-4, atol=1e-4)
+        assert session.device_milliseconds > 0
+
+    def test_results_outlive_the_next_run(self, session):
+        first = session.run(models.inputs(2, 0))["y"]
+        kept = first.copy()
+        session.run(models.inputs(2, 1))
+        np.testing.assert_array_equal(first, kept)
+
+    def test_a_strangers_plan_is_not_loaded(self, tmp_path, monkeypatch):
+        artifact = build(models.linear(), tmp_path)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another-user"))
+        with pytest.raises(UntrustedSourceError):
+            get_engine("tensorrt-rtx").load(artifact, models.SPEC)
