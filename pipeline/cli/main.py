@@ -19,6 +19,7 @@ _NAMES = (
     "calibrate",
     "quantize",
     "compile",
+    "bench",
     "verify",
     "sign",
     "run",

@@ -128,6 +128,7 @@ def _depth(report: Report) -> str:
 
 
 def _passes(report: Report) -> str:
+    active = [effect for effect in report.passes if effect.changed or effect.refusals]
     rows = [
         (
             effect.stage,
@@ -136,14 +137,16 @@ def _passes(report: Report) -> str:
             str(len(effect.refusals)),
             _nodes(effect.nodes_before, effect.nodes_after),
         )
-        for effect in report.passes
+        for effect in active
     ]
-    text = _section("Passes", ("stage", "pass", "changes", "refusals", "nodes"), rows)
-    for effect in report.passes:
+    idle = dict.fromkeys(f"`{effect.spec}`" for effect in report.passes if effect not in active)
+    parts = [table(("stage", "pass", "changes", "refusals", "nodes"), rows)] if rows else []
+    parts += [f"Nothing to do for {', '.join(idle)}."] if idle else []
+    for effect in active:
         if effect.refusals:
             items = [f"- `{refusal['node']}`: {refusal['reason']}" for refusal in effect.refusals]
-            text += f"\n\n`{effect.spec}` refused:\n\n" + "\n".join(_first(items, "refusals"))
-    return text
+            parts += [f"`{effect.spec}` refused:", "\n".join(_first(items, "refusals"))]
+    return "\n\n".join(["## Passes", *parts]) if parts else ""
 
 
 def _nodes(before: int | None, after: int | None) -> str:

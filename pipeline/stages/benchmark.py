@@ -64,9 +64,9 @@ def benchmark(
     """
     generator = np.random.default_rng(seed)
     times = measure(candidate, baseline, feeds, budget, generator, progress)
-    record: dict[str, Any] = {"case": case, "candidate": _summary(times.candidate), "baseline": None, "speed": None}
+    record: dict[str, Any] = {"case": case, "candidate": summarize(times.candidate), "baseline": None, "speed": None}
     if times.baseline is not None:
-        record["baseline"] = _summary(times.baseline)
+        record["baseline"] = summarize(times.baseline)
         record["speed"] = speed_figures(times.baseline / times.candidate, generator)
     (folder / FILE).write_text(pretty_json(record))
 
@@ -127,7 +127,8 @@ def speed_figures(ratios: Seconds, generator: np.random.Generator) -> dict[str, 
     }
 
 
-def _summary(seconds: Seconds) -> dict[str, float | int]:
+def summarize(seconds: Seconds) -> dict[str, float | int]:
+    """Median and 10th and 90th percentile of `seconds`, and their number."""
     quantiles = np.quantile(seconds, [0.1, 0.5, 0.9])
     p10, median, p90 = map(float, quantiles)
     return {"p10": p10, "median": median, "p90": p90, "runs": len(seconds)}

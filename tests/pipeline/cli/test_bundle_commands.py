@@ -130,3 +130,19 @@ def test_a_bundle_needs_no_torch_and_no_onnx(bundle, inputs, tmp_path, command):
     run = [sys.executable, "-P", "-c", code, args[0], str(bundle), *args[1:]]
     result = subprocess.run(run, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_bench_times_two_bundles_in_turns(bundle, tmp_path):
+    other = make_bundle(tmp_path / "other", seed=1)
+    args = ["bench", bundle, "--against", other, "--case", "opt", "--seconds", 0.1, "--threads", 1]
+    (case,) = json.loads(invoke(*args, "--json").stdout)
+    assert [item["subject"] for item in case["latencies"]] == [str(bundle), str(other)]
+    assert all(0 < item["low_ms"] <= item["median_ms"] <= item["high_ms"] for item in case["latencies"])
+    assert case["speedup"]["low"] <= case["speedup"]["speedup"] <= case["speedup"]["high"]
+    assert case["speedup"]["pairs"] >= 12
+
+
+def test_bench_of_an_unknown_case(bundle):
+    result = invoke("bench", bundle, "--case", "huge")
+    assert result.exit_code == 2
+    assert "It has: max, min, opt" in result.stderr or "It has: min, opt, max" in result.stderr
