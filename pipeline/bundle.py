@@ -110,19 +110,29 @@ def verify_bundle(
     _must_be_bundle(path)
     if public_key is None and (named := os.environ.get(KEY_VARIABLE)):
         public_key = Path(named)
-    if public_key is None:
-        sums = _read_sums(path / SUMS)
-        _check_file_set(path, {*sums, SUMS})
-        _check_digests(path, sums, on_bytes)
-    else:
-        sums = _verify_signed(path, public_key)
-    verified = _read_verified(path, sums, public_key)
-    if public_key is None and verified.manifest.recipe.get("signature") == "required":
+    if public_key is not None:
+        return _read_verified(path, _verify_signed(path, public_key), public_key)
+    verified = verify_digests(path, on_bytes)
+    if verified.manifest.recipe.get("signature") == "required":
         raise IntegrityError(
             f"{path}: its recipe demands a signature. Give the public key of its author: --public-key KEY, or "
             f"{KEY_VARIABLE}=KEY."
         )
     return verified
+
+
+def verify_digests(path: Path, on_bytes: Callable[[int], Any] = lambda _: None) -> Verified:
+    """Check every file of a bundle, whoever made it: for a bundle that was just built here.
+
+    Raises:
+        UsageError: there is no bundle at `path`.
+        IntegrityError: a file was changed, added, removed, or is no plain file.
+    """
+    _must_be_bundle(path)
+    sums = _read_sums(path / SUMS)
+    _check_file_set(path, {*sums, SUMS})
+    _check_digests(path, sums, on_bytes)
+    return _read_verified(path, sums, None)
 
 
 def verify_to_sign(path: Path) -> Verified:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
@@ -27,6 +28,7 @@ from enginery.pipeline.manifest import (
     StageRecord,
 )
 from enginery.pipeline.recipe import Precision
+from enginery.pipeline.release.bom import BOM, render_bom
 from enginery.pipeline.report import write_report
 from enginery.pipeline.report_data import make_report
 from enginery.pipeline.store import Result
@@ -75,6 +77,8 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
     """Put the bundle in its place. Returns True when it was there already, unchanged."""
     plan = _plan(delivery)
     manifest = _manifest(delivery, question, verdicts, allow, plan)
+    parts = render_bom(manifest, question.measured)
+    manifest = manifest.model_copy(update={"files": {**manifest.files, BOM: _record_of(parts.encode())}})
     if _is_current(delivery.folder, manifest):
         return True
     report = make_report(delivery.line, delivery.target, delivery.precision, question, verdicts, shipped=True)
@@ -83,11 +87,12 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
         for name, (result, source) in plan.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(result.path(source), fresh / name)
+        (fresh / BOM).write_text(parts, encoding="utf-8")
         (fresh / MEASUREMENTS).write_text(pretty_json(_measurements(delivery, verdicts)))
         measured = (MEASUREMENTS, *write_report(report, fresh))
         (fresh / FILE_NAME).write_text(manifest.model_copy(update={"measurements": measured}).to_json())
         bundles.write_sums(fresh)
-        bundles.verify_bundle(fresh)  # what was copied is what the manifest promises, or nothing is shipped
+        bundles.verify_digests(fresh)  # what was copied is what the manifest promises, or nothing is shipped
         sync_tree(fresh)
         replace_folder(fresh, delivery.folder)
     return False
@@ -187,6 +192,10 @@ def _manifest(
     )
 
 
+def _record_of(content: bytes) -> FileRecord:
+    return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+
+
 def _stage_record(result: Result) -> StageRecord:
     parts = result.key.parts
     record: dict[str, Any] = {name.removesuffix(".json"): result.json(name) for name in RECORDS if name in result.files}
@@ -223,7 +232,7 @@ def _measurements(delivery: Delivery, verdicts: Sequence[GateVerdict]) -> dict[s
 def _is_current(folder: Path, manifest: Manifest) -> bool:
     """Whether exactly this bundle stands at its place, every file intact."""
     try:
-        found = bundles.verify_bundle(folder).manifest
+        found = bundles.verify_digests(folder).manifest
     except EngineryError:
         return False
     return found == manifest.model_copy(update={"measurements": found.measurements})

@@ -80,7 +80,7 @@ def make_bundle(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
         "outputs": (Signature(name="y", dtype="float32", shape=OUTPUT.shape),),
         "dims": {name: DimRecord(min=dim.min, opt=dim.opt, max=dim.max) for name, dim in DIMS.items()},
         "recipe": {"name": "tiny", "description": "y = x·W + 1"},
-        "original": {"kind": "onnx", "weights": "1" * 64},
+        "original": {"kind": "onnx", "weights_digest": "1" * 64},
         "data": {"evaluation": "2" * 64, "calibration": "3" * 64},
         "stages": (
             StageRecord(

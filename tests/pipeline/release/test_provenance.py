@@ -28,7 +28,7 @@ def test_the_predicate_says_from_what_and_by_whom(document):
     assert definition["externalParameters"]["recipe"]["name"] == "tiny"
     assert definition["externalParameters"]["target"] == "onnxruntime-cpu"
     materials = {entry["name"]: entry for entry in definition["resolvedDependencies"]}
-    assert materials["original weights"]["digest"] == {"sha256": "1" * 64}
+    assert materials["original weights_digest"]["digest"] == {"sha256": "1" * 64}
     assert materials["data calibration"]["digest"] == {"sha256": "3" * 64}
     assert materials["onnx"]["uri"] == "pkg:pypi/onnx@1.20"
     assert details["builder"]["id"] == NAMED
