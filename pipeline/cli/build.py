@@ -7,6 +7,7 @@ import click
 from enginery.pipeline.cli.options import (
     VERBOSITY,
     build_folder_option,
+    complete_target,
     echo_json,
     explain_option,
     json_option,

@@ -19,14 +19,14 @@ DEBUG = "enginery.debug"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _complete_recipe(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_recipe(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from enginery.pipeline.recipe_file import builtin_recipes
 
     names = [CompletionItem(name) for name in builtin_recipes() if name.startswith(incomplete)]
     return [*names, CompletionItem(incomplete, type="file")]
 
 
-def _complete_target(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_target(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from enginery.engines import targets
 
     return [CompletionItem(name) for name in targets() if name.startswith(incomplete)]
@@ -46,10 +46,10 @@ class File(click.Path):
         super().__init__(path_type=Path, dir_okay=False)
 
 
-recipe_argument = click.argument("recipe", shell_complete=_complete_recipe)
+recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
 bundle_argument = click.argument("bundle", type=Folder())
 target_option = click.option(
-    "--target", "-t", shell_complete=_complete_target, help="Build for this target (default: the recipe's targets)."
+    "--target", "-t", shell_complete=complete_target, help="Build for this target (default: the recipe's targets)."
 )
 precision_option = click.option(
     "--precision", "-p", type=click.Choice(MODES), help="Build in this precision (default: the recipe's)."
