@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from enginery.errors import GateRefusedError
 from enginery.pipeline.cli.options import (
     VERBOSITY,
     build_folder_option,
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 @click.command("build")
 @recipe_argument
 @click.option(
-    "--target", "-t", "chosen", multiple=True, help="Build for this target; repeat for several (default: the recipe's)."
+    "--target",
+    "-t",
+    "chosen",
+    multiple=True,
+    shell_complete=complete_target,
+    help="Build for this target; repeat for several (default: the recipe's).",
 )
 @precision_option
 @build_folder_option
@@ -39,20 +46,33 @@ if TYPE_CHECKING:
 @verbosity_options
 @click.pass_context
 def command(
-    ctx: click.Context, recipe: str, chosen: tuple[str, ...], explain: bool, as_json: bool, **options: Any
+    ctx: click.Context,
+    recipe: str,
+    chosen: tuple[str, ...],
+    precision: str | None,
+    output: Path,
+    explain: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Build a recipe's bundle, or say why not.
 
     Runs every stage whose inputs changed, asks every gate, and delivers `OUTPUT/<model>/<target>-<precision>/`. A
     refused build exits with 1 and leaves its report there instead. RECIPE is a built-in name or a recipe file.
     """
-    from enginery.pipeline.build import build
+    from enginery.pipeline.build import build, choose_precision
     from enginery.pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(recipe)
+    mode = choose_precision(loaded.recipe, precision).mode
     for target in chosen or loaded.recipe.targets:
-        with Terminal.from_context(explain=explain) as terminal:
-            result = build(loaded, target=target, events=terminal, **options)
+        try:
+            with Terminal.from_context(explain=explain) as terminal:
+                result = build(loaded, target=target, precision=precision, output=output, events=terminal, **options)
+        except GateRefusedError:
+            if as_json:
+                echo_json(_refusal(output / loaded.recipe.name / f"{target}-{mode}"))
+            raise
         if as_json:
             echo_json(_document(result))
         elif ctx.meta.get(VERBOSITY, 0) < 0:
@@ -69,6 +89,20 @@ def _document(result: BuildResult) -> dict[str, Any]:
         "validated": result.validated,
         "reused": result.reused,
         "gates": [gate.model_dump(mode="json") for gate in result.gates],
+    }
+
+
+def _refusal(folder: Path) -> dict[str, Any]:
+    """What a machine needs to know of a refused build, out of the report that stands in the bundle's place."""
+    from enginery.pipeline.report import read_report
+
+    report = read_report(folder)
+    return {
+        "bundle": None,
+        "report": str(folder),
+        "target": report.target,
+        "precision": report.precision,
+        "gates": [gate.model_dump(mode="json") for gate in report.gates],
     }
 
 
