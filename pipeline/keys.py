@@ -20,7 +20,8 @@ from typing import Any
 
 from enginery.pipeline.files import digest_json
 
-_REFERENCE = re.compile(rb"\benginery(?:\.\w+)+")
+_IMPORT = re.compile(rb"^\s*import\s+(enginery(?:\.\w+)+)", re.MULTILINE)
+_QUOTED = re.compile(rb"""["'](enginery(?:\.\w+)+)[:"']""")
 _FROM_PACKAGE = re.compile(rb"^\s*from\s+(enginery(?:\.\w+)*)\s+import\s+(\([^)]*\)|[^\n]*)", re.MULTILINE)
 _NAME = re.compile(rb"\w+")
 _DYNAMIC = re.compile(rb"\b(?:importlib|pkgutil|import_module|iter_modules|__path__)\b")
@@ -103,11 +104,16 @@ def code_digests(modules: tuple[str, ...]) -> dict[str, str]:
 
 
 def _reachable(module: str, path: Path, source: bytes) -> Iterable[str]:
-    """Yield the names of ours that a source mentions, and every module of a package that imports by computed names."""
-    for match in _REFERENCE.finditer(source):
-        yield match.group().decode()
+    """Yield what a source of ours imports: by statement, by a name in quotes (lazy registries), or by computed names.
+
+    Computed names can reach every module of their package, so all of them are taken.
+    """
+    for pattern in (_IMPORT, _QUOTED):
+        for match in pattern.finditer(source):
+            yield match.group(1).decode()
     for match in _FROM_PACKAGE.finditer(source):
         package = match.group(1).decode()
+        yield package
         for name in _NAME.findall(match.group(2)):
             yield f"{package}.{name.decode()}"
     if path.name == "__init__.py" and _DYNAMIC.search(source):
@@ -126,14 +132,14 @@ def _read(path: Path) -> tuple[bytes, str]:
 def _source(module: str) -> Path | None:
     """The file of one of our modules, or None for a name inside a module."""
     root, *rest = module.split(".")
-    if not rest:
-        # The root package holds the version and the public API, which no result depends on.
+    if not rest or rest[0] in {"errors", "_version", "__main__"}:
+        # No result depends on the public API or on the words of errors.
         return None
     room = find_spec(f"{root}.{rest[0]}")
     if room is None or room.origin is None:
         return None
     if room.submodule_search_locations is None:
-        return Path(room.origin)
+        return Path(room.origin) if len(rest) == 1 else None
     base = Path(room.origin).parent.joinpath(*rest[1:])
     for candidate in (base / "__init__.py", base.with_suffix(".py")):
         if candidate.is_file():

@@ -74,7 +74,7 @@ class Line:
         self.declared = tuple(TensorSpec(n, t.dtype, t.shape) for n, t in self.recipe.outputs.items())
         self.valid = {name: tensor.valid for name, tensor in self.recipe.outputs.items() if tensor.valid is not None}
         self.dims = {name: DimRange(dim.min, dim.opt, dim.max) for name, dim in self.recipe.dims.items()}
-        self.original = LazyOriginal(loaded, self.inputs, trust=trust)
+        self.original = LazyOriginal(self.recipe.source, loaded.folder, self.inputs, seed=self.recipe.seed, trust=trust)
         self.results: dict[StageName, Result] = {}
         self.keys: dict[StageName, Key] = {}
 

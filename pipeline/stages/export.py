@@ -79,6 +79,7 @@ def export_module(
             raise StageError(_explain(error)) from error
     assert program is not None
     _clean(program.model)
+    _free_names(program.model)
     _name_dims(program.model, inputs, outputs)
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     (folder / FILE).parent.mkdir()
@@ -193,6 +194,20 @@ def _clean(model: Any) -> None:
         for value in [*graph.inputs, *graph.initializers.values()]:
             value.metadata_props.clear()
     model.metadata_props.clear()
+
+
+def _free_names(model: Any) -> None:
+    """Rename inner values that are called like an input or output: torch names them after operators (`embedding`)."""
+    public = [*model.graph.inputs, *model.graph.outputs]
+    taken = {value.name for value in public}
+    values = [value for node in model.graph.all_nodes() for value in node.outputs]
+    values += list(model.graph.initializers.values())
+    used = taken | {value.name for value in values}
+    for value in values:
+        if value.name in taken and not any(value is one for one in public):
+            number = next(n for n in range(1, len(used) + 2) if f"{value.name}_{n}" not in used)
+            value.name = f"{value.name}_{number}"
+            used.add(value.name)
 
 
 def _name_dims(model: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
