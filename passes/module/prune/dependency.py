@@ -15,7 +15,7 @@ from enginery.passes.base import Feeds, Refusal
 from enginery.passes.module.finish import is_plain
 from enginery.passes.module.layers import CONVOLUTIONS, WEIGHTED
 from enginery.passes.module.outputs import as_tensors, device_of
-from enginery.passes.module.prune.heads import COUNTS, NAMES
+from enginery.passes.module.prune.heads import COUNTS, NAMES, OUTPUTS
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +105,9 @@ def _reason(tp: Any, graph: Any, raw: Any, module: torch.nn.Module, names: dict[
         shrinks = graph.is_out_channel_pruning_fn(dep.handler)
         if target.type == tp.ops.OPTYPE.OUTPUT or (shrinks and not target.outputs):
             return "its channels are an output of the model"
+        if target.type == tp.ops.OPTYPE.CONCAT and target.module.offsets is None:
+            # Where a concatenation is flattened before a linear layer, for example, torch-pruning loses the offsets.
+            return "its channels meet a concatenation whose offsets torch-pruning does not know"
         if target.type == tp.ops.OPTYPE.PARAMETER:
             return "its channels meet a bare parameter of the model, whose meaning is unknown"
         name = names.get(target.module, "")
@@ -126,6 +129,8 @@ def _attention(module: torch.nn.Module, name: str) -> str | None:
     for end in range(len(parts) - 1, 0, -1):
         path = ".".join(parts[:end])
         parent = module.get_submodule(path)
+        if ".".join(parts[end:]) in OUTPUTS:
+            return None  # the output projection joins the heads; its own outputs are not split
         children = dict(parent.named_children())
         counted = any(isinstance(getattr(parent, key, None), int) for key in COUNTS)
         if counted or any(all(key in children for key in projections) for projections in NAMES):
@@ -137,9 +142,14 @@ def cut(dependencies: Dependencies, module: torch.nn.Module, drop: dict[str, lis
     """Remove the channels `drop[root]` of each group, in place."""
     for root, channels in drop.items():
         if channels:
-            layer = module.get_submodule(root)
-            pruner = dependencies.graph.get_pruner_of_module(layer)
-            group = dependencies.graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
+            group = group_of(dependencies, module, root, channels)
             if not dependencies.graph.check_pruning_group(group):
                 raise PassError(f"{root}: removing {len(channels)} channels would leave a layer without any")
             group.prune()
+
+
+def group_of(dependencies: Dependencies, module: torch.nn.Module, root: str, channels: list[int]) -> Any:
+    """torch-pruning's group for removing these channels of `root` from the module as it is now."""
+    layer = module.get_submodule(root)
+    pruner = dependencies.graph.get_pruner_of_module(layer)
+    return dependencies.graph.get_pruning_group(layer, pruner.prune_out_channels, channels)

@@ -68,7 +68,7 @@ def by_ratio(scored: Scores, ratio: float, *, pooled: bool) -> Scores:
 
     Ties fall to the weight that comes first, so that the number is exact.
     """
-    if not pooled:
+    if not pooled or not scored:
         return {name: _keep(score, ratio) for name, score in scored.items()}
     mask = _keep(torch.cat([score.flatten() for score in scored.values()]), ratio)
     parts = mask.split([score.numel() for score in scored.values()])
