@@ -66,16 +66,16 @@ def check_model(path: Path) -> ModelFacts:
     Raises:
         InvalidModelError: one of the points above does not hold; the message names the tensor or node.
     """
-    with open_model(path) as model:
-        walk = _Walk(path.parent)
-        try:
+    walk = _Walk(path.parent)
+    try:
+        with open_model(path) as model:
             walk.model(model)
             expanded = _expanded_nodes(model)
-        except InvalidModelError as error:
-            raise InvalidModelError(f"{path.name}: {error}") from None
-        except RecursionError:
-            raise InvalidModelError(f"{path.name}: graphs or functions nest too deeply to be read.") from None
-        return ModelFacts(walk.nodes, expanded, tuple(sorted(walk.files)))
+    except InvalidModelError as error:
+        raise InvalidModelError(f"{path.name}: {error}") from None
+    except RecursionError:
+        raise InvalidModelError(f"{path.name}: graphs or functions nest too deeply to be read.") from None
+    return ModelFacts(walk.nodes, expanded, tuple(sorted(walk.files)))
 
 
 class _Walk:

@@ -96,19 +96,23 @@ def _name(path: Path, roots: Iterable[Path]) -> str:
 
 
 def _imports(path: Path, reference: Reference) -> Iterator[str]:
-    """Every dotted name that a file may import; `from a import b` gives both `a` and `a.b`."""
+    """Every module that a file may import, packages above it included."""
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError:
         return  # importing it will say so, with the line
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(part for part in (_package(path, node.level, reference), node.module or "") if part)
-            if base:
-                yield base
-            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names)
+            names = [f"{base}.{alias.name}" if base else alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            # Importing `a.b` runs `a` first; of `from a import b` it is not known whether b is a module.
+            yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
 def _package(path: Path, level: int, reference: Reference) -> str:

@@ -90,8 +90,9 @@ def load_state(module: torch.nn.Module, state: Any, name: str) -> None:
     try:
         module.load_state_dict(dict(state))
     except RuntimeError as error:
+        reason = " ".join(str(error).split())
         raise SourceError(
-            f"{name} does not fit the module: {error}. If its names need a change (such as a `module.` prefix), give "
+            f"{name} does not fit the module: {reason} If its names need a change (such as a `module.` prefix), give "
             "the factory a parameter `weights`: it then gets the state dict, and loads it itself."
         ) from error
 
@@ -108,11 +109,15 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_state(path: Path) -> Any:
     import pickle
+    import warnings
 
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # An unusual pickle protocol is either read, or refused below.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
