@@ -22,6 +22,7 @@ _NAMES = (
     "bench",
     "verify",
     "sign",
+    "report",
     "run",
     "inspect",
     "diff",

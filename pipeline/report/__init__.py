@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from enginery.pipeline.report import html
 from enginery.pipeline.report.document import (
     CaseErrors,
     Depth,
@@ -38,5 +39,7 @@ __all__ = [
 def write_report(report: Report, folder: Path) -> tuple[str, ...]:
     """Write the report in every form into `folder` and return the names of the files."""
     write_document(report, folder)
+    report = read_report(folder)  # every form is made of the same document, down to the order of its keys
     (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
-    return ("report.json", "report.md")
+    (folder / html.FILE_NAME).write_text(html.render_html(report), encoding="utf-8")
+    return (html.FILE_NAME, "report.json", "report.md")

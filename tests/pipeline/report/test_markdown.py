@@ -109,7 +109,7 @@ def test_a_name_cannot_break_a_table():
 
 def test_the_document_is_read_back(tmp_path):
     report = make_report()
-    assert write_report(report, tmp_path) == ("report.json", "report.md")
+    assert write_report(report, tmp_path) == ("report.html", "report.json", "report.md")
     assert read_report(tmp_path) == report
     assert read_report(tmp_path / "report.json") == report
 
