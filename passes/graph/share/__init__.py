@@ -1,0 +1,1 @@
+"""Passes that store weights in fewer bytes and let the runtime look them up."""
