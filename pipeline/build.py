@@ -13,7 +13,7 @@ from enginery.pipeline.deliver import Delivery, refuse, ship
 from enginery.pipeline.events import Events
 from enginery.pipeline.figures import Measured, SpeedFigures
 from enginery.pipeline.gates import Question, check_allowed, judge, refusals
-from enginery.pipeline.line import FLOAT_MODES, Line
+from enginery.pipeline.line import BENCHMARK_SECONDS, FLOAT_MODES, Line
 from enginery.pipeline.recipe import Mode, Precision, Recipe
 from enginery.pipeline.recipe_file import LoadedRecipe
 from enginery.pipeline.store import Store
@@ -44,6 +44,7 @@ def build(
     allow: Collection[str] = (),
     trust: bool = False,
     random_data: bool = False,
+    benchmark_seconds: float = BENCHMARK_SECONDS,
     events: Events | None = None,
 ) -> BuildResult:
     """Build one bundle: `output/<model>/<target>-<precision>/`.
@@ -57,6 +58,7 @@ def build(
         allow: names of gates whose refusal is recorded instead of stopping the build.
         trust: whether a source may be loaded that can execute code.
         random_data: calibrate on noise where the recipe names no data. Such an engine passes no gate.
+        benchmark_seconds: how long the speed is measured.
         events: hears what happens.
 
     Raises:
@@ -65,7 +67,14 @@ def build(
         EngineryError: a stage failed.
     """
     check_allowed(allow)
-    line = Line(recipe, store or Store.beside(output), events or Events(), trust=trust, random_data=random_data)
+    line = Line(
+        recipe,
+        store or Store.beside(output),
+        events or Events(),
+        trust=trust,
+        random_data=random_data,
+        benchmark_seconds=benchmark_seconds,
+    )
     chosen = choose_target(recipe.recipe, target)
     wanted = choose_precision(recipe.recipe, precision)
     delivery = Delivery(line, chosen, wanted, output / recipe.recipe.name / f"{chosen}-{wanted.mode}")

@@ -62,6 +62,7 @@ class Line:
         trust: bool = False,
         random_data: bool = False,
         memory_budget: int = MEMORY_BUDGET,
+        benchmark_seconds: float = BENCHMARK_SECONDS,
     ) -> None:
         self.loaded = loaded
         self.recipe = loaded.recipe
@@ -70,6 +71,7 @@ class Line:
         self.trust = trust
         self.random_data = random_data
         self.memory_budget = memory_budget
+        self.benchmark_seconds = benchmark_seconds
         self.inputs = tuple(TensorSpec(n, t.dtype, t.shape) for n, t in self.recipe.inputs.items())
         self.declared = tuple(TensorSpec(n, t.dtype, t.shape) for n, t in self.recipe.outputs.items())
         self.valid = {name: tensor.valid for name, tensor in self.recipe.outputs.items() if tensor.valid is not None}
@@ -493,7 +495,7 @@ class Line:
                     baseline=sessions[1] if baseline is not None else None,
                     feeds=self.shapes.inputs_of(case),
                     case=str(case),
-                    budget=BENCHMARK_SECONDS,
+                    budget=self.benchmark_seconds,
                     seed=self.recipe.seed,
                     progress=self._progress(stage, "pairs"),
                 )
@@ -501,7 +503,7 @@ class Line:
         return self._obtain(
             stage,
             run,
-            config={"seconds": BENCHMARK_SECONDS, "seed": self.recipe.seed},
+            config={"seconds": self.benchmark_seconds, "seed": self.recipe.seed},
             inputs={
                 "engine": compiled.digest,
                 "baseline": baseline.digest if baseline is not None else "none",
