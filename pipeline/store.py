@@ -175,6 +175,7 @@ class Store:
         for stale in work.glob(f"{key.digest}.*"):
             shutil.rmtree(stale)
         fresh = Path(tempfile.mkdtemp(dir=work, prefix=f"{key.digest}."))
+        fresh.chmod(0o755)
         try:
             (fresh / "files").mkdir()
             begin = time.perf_counter()
