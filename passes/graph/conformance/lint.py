@@ -1,0 +1,120 @@
+"""Lint: what of an ONNX file a target does not take, and a copy of the file that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from enginery.errors import UsageError
+from enginery.passes.base import Feeds, OpenModel
+from enginery.passes.graph.conformance.base import Finding
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from enginery.passes.proof import Difference
+
+TARGETS: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt")
+"""Targets that have a table."""
+
+
+@dataclass(frozen=True)
+class FixResult:
+    """What fixing did: findings before and after, and the largest error of each output against the given model."""
+
+    before: tuple[Finding, ...]
+    after: tuple[Finding, ...]
+    changed: int
+    differences: tuple[Difference, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "before": [finding.to_json() for finding in self.before],
+            "after": [finding.to_json() for finding in self.after],
+            "changed": self.changed,
+            "differences": [asdict(difference) for difference in self.differences],
+        }
+
+
+def lint_model(
+    model: Path, target: str = "tensorrt", *, ranges: Mapping[str, object] | None = None
+) -> tuple[Finding, ...]:
+    """Everything in the ONNX file that the target does not take as it is meant. Nothing is run, nothing written.
+
+    `ranges` names the dynamic dimensions that have a range; None leaves that open.
+
+    Raises:
+        UsageError: the target has no table.
+        InvalidModelError: the file is no valid ONNX model.
+    """
+    from enginery.passes.graph.ir import load_graph
+    from enginery.passes.graph.shapes import infer_shapes
+
+    _check_target(target)
+    graph = load_graph(model)
+    infer_shapes(graph)
+    return lint_graph(graph, ranges=ranges)
+
+
+def lint_graph(graph: gs.Graph, *, ranges: Mapping[str, object] | None = None) -> tuple[Finding, ...]:
+    """The findings in a graph whose shapes are inferred, each once, in the order of the table."""
+    from enginery.passes.graph.conformance.tensorrt import tensorrt_rules
+    from enginery.passes.graph.edit import Edits, Names, scopes
+
+    names = Names(graph)
+    edits = [Edits(scope, names) for scope in scopes(graph)]
+    found = (rule.finding(match) for rule in tensorrt_rules(ranges) for scope in edits for match in rule.matches(scope))
+    return tuple(dict.fromkeys(found))
+
+
+def fix_model(
+    model: Path,
+    output: Path,
+    target: str = "tensorrt",
+    *,
+    open_model: OpenModel | None = None,
+    feeds: Sequence[Feeds] = (),
+    ranges: Mapping[str, object] | None = None,
+) -> FixResult:
+    """Write a copy of the ONNX file in a form that the target takes, and measure what that changed.
+
+    With `open_model` and `feeds` both files are run and compared; without, `differences` is empty.
+
+    Raises:
+        UsageError: the target has no table.
+        InvalidModelError: the file is no valid ONNX model.
+        PassError: the fixed model lost an output, or changed its shape or type.
+    """
+    from enginery.passes.graph.conformance.tensorrt import ConformTensorRT
+    from enginery.passes.graph.ir import load_graph, save_graph
+    from enginery.passes.graph.shapes import infer_shapes
+    from enginery.passes.proof import measure
+    from enginery.passes.sequence import check
+
+    _check_target(target)
+    graph = load_graph(model)
+    infer_shapes(graph)
+    before = lint_graph(graph, ranges=ranges)
+    result = ConformTensorRT().apply(graph)
+    if result.changed:
+        check(graph)
+        infer_shapes(graph)
+    after = lint_graph(graph, ranges=ranges)
+    save_graph(graph, output)
+    worst: dict[str, Difference] = {}
+    if open_model is not None:
+        old, new = open_model(model, optimize=False), open_model(output, optimize=False)
+        for feed in feeds:
+            expected, actual = old(feed), new(feed)
+            for name, value in expected.items():
+                difference = measure(name, value, actual[name])
+                if name not in worst or difference.relative > worst[name].relative:
+                    worst[name] = difference
+    return FixResult(before, after, result.changed, tuple(worst.values()))
+
+
+def _check_target(target: str) -> None:
+    if target not in TARGETS:
+        raise UsageError(f"There is no lint for the target {target!r}. Available: {', '.join(TARGETS)}.")
