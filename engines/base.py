@@ -54,6 +54,8 @@ class BuildSpec:
     outputs: tuple[TensorSpec, ...]
     dims: Mapping[str, DimRange]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    precision: str = "fp32"
+    """What the engine itself shall compute in; another value than fp32 only where `Engine.native` names it."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,9 @@ class Engine(ABC):
 
     policy: ClassVar[str]
     """The quantization policy that suits the target: a name known to `enginery.passes.quantize`."""
+
+    native: ClassVar[frozenset[str]] = frozenset()
+    """Precisions that the engine computes a float32 graph in by itself, so that no pass has to convert the graph."""
 
     @abstractmethod
     def cannot_build(self) -> str | None:

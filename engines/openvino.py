@@ -120,6 +120,7 @@ class OpenVinoSession(Session):
 class OpenVinoCpu(Engine):
     target: ClassVar[str] = "openvino-cpu"
     policy: ClassVar[str] = "openvino"
+    native: ClassVar[frozenset[str]] = frozenset({"bf16"})
 
     def cannot_build(self) -> str | None:
         try:
@@ -133,7 +134,7 @@ class OpenVinoCpu(Engine):
 
     def build(self, model: Path, folder: Path, spec: BuildSpec) -> Artifact:
         openvino = import_openvino()
-        options = OpenVinoOptions.parse(spec.options)
+        options = _options(spec)
         check_model(model)
         network = _read(openvino, model)
         _bound(openvino, network, spec)
@@ -151,6 +152,22 @@ class OpenVinoCpu(Engine):
         for item in spec.inputs:
             _port(compiled.inputs, item, "input")
         return OpenVinoSession(compiled, spec, _description(openvino, compiled, options))
+
+
+def _options(spec: BuildSpec) -> OpenVinoOptions:
+    """The options of a build: `precision: bf16` of the recipe is the engine's inference precision.
+
+    Raises:
+        UsageError: an option is wrong, or contradicts the precision.
+    """
+    wanted = "bf16" if spec.precision == "bf16" else "f32"
+    options = OpenVinoOptions.parse({"inference_precision": wanted, **spec.options})
+    if options.inference_precision != wanted:
+        raise UsageError(
+            f"`inference_precision` of openvino-cpu is {options.inference_precision!r} and the recipe's precision is "
+            f"{spec.precision}, which is {wanted!r} there. Remove the option, or change `precision`."
+        )
+    return options
 
 
 def _read(openvino: Any, path: Path) -> Any:

@@ -387,7 +387,7 @@ class Line:
 
     def graph(self, target: str, precision: Precision) -> Result:
         """The graph that the engine is built from: optimized, and of the wanted precision."""
-        if precision.mode is Mode.FP32:
+        if precision.mode is Mode.FP32 or precision.mode.value in self.engine(target).native:
             return self.optimize(target)
         return self.quantize(target, precision)
 
@@ -396,8 +396,10 @@ class Line:
     def engine(self, target: str) -> Engine:
         return get_engine(target)
 
-    def spec(self, target: str) -> BuildSpec:
-        return BuildSpec(self.inputs, self.outputs, self.dims, self.recipe.engine.get(target, {}))
+    def spec(self, target: str, precision: Precision) -> BuildSpec:
+        mode = precision.mode.value
+        native = mode if mode in self.engine(target).native else Mode.FP32.value
+        return BuildSpec(self.inputs, self.outputs, self.dims, self.recipe.engine.get(target, {}), native)
 
     def compile(self, target: str, precision: Precision) -> Result:
         """Compile the graph for the target.
@@ -414,12 +416,19 @@ class Line:
             from enginery.pipeline.stages.compile import compile_engine
 
             graph.verify()
-            compile_engine(folder, engine=engine, model=graph.path("model/model.onnx"), spec=self.spec(target))
+            compile_engine(
+                folder, engine=engine, model=graph.path("model/model.onnx"), spec=self.spec(target, precision)
+            )
 
         return self._obtain(
             StageName("compile", f"{target} {precision.mode}"),
             run,
-            config={**self._signature, "target": target, "options": self.recipe.engine.get(target, {})},
+            config={
+                **self._signature,
+                "target": target,
+                "precision": self.spec(target, precision).precision,
+                "options": self.recipe.engine.get(target, {}),
+            },
             inputs={"model": graph.digest_of("model"), "outputs": self._outputs_digest, "machine": processor()},
             code=["enginery.pipeline.stages.compile", type(engine).__module__],
             tools=RUNTIMES.get(type(engine).__module__, ()),
@@ -437,7 +446,7 @@ class Line:
 
             for result in (compiled, shapes, *([evaluation] if evaluation is not None else [])):
                 result.verify()
-            with engine.load(open_artifact(compiled.folder), self.spec(target)) as session:
+            with engine.load(open_artifact(compiled.folder), self.spec(target, precision)) as session:
                 validation = Validation(
                     session=session,
                     shapes=self.shapes,
@@ -484,7 +493,7 @@ class Line:
                     self.store.lock("benchmark", lambda: self.events.waiting(stage, "another build is measuring"))
                 )
                 sessions = [
-                    stack.enter_context(engine.load(open_artifact(result.folder), self.spec(target)))
+                    stack.enter_context(engine.load(open_artifact(result.folder), self.spec(target, precision)))
                     for result in (compiled, baseline)
                     if result is not None
                 ]

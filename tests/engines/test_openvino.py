@@ -80,6 +80,20 @@ def test_inference_precision_is_explicit_and_recorded(model, tmp_path):
     assert OpenVinoCpu().load(artifact, SPEC).describe()["provider"] == "CPU"
 
 
+def test_bf16_is_asked_for_by_name_and_stays_in_the_artifact(model, tmp_path):
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    spec = BuildSpec(SPEC.inputs, SPEC.outputs, SPEC.dims, precision="bf16")
+    artifact = OpenVinoCpu().build(model[0], folder, spec)
+    assert OpenVinoCpu().load(artifact, SPEC).describe()["inference_precision"] == "bf16"
+
+
+def test_an_option_that_contradicts_the_precision_is_refused(model, tmp_path):
+    spec = BuildSpec(SPEC.inputs, SPEC.outputs, SPEC.dims, {"inference_precision": "f32"}, precision="bf16")
+    with pytest.raises(UsageError, match="is 'f32' and the recipe's precision is bf16"):
+        OpenVinoCpu().build(model[0], tmp_path, spec)
+
+
 def test_same_model_gives_the_same_bytes(model, tmp_path):
     first = build(model[0], tmp_path)
     other = tmp_path / "other"
