@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -89,7 +90,11 @@ class ImageReader(Reader):
         except ImportError as error:
             raise MissingDependencyError("Image data needs the package pillow: pip install 'enginery[cpu]'.") from error
         try:
-            with Image.open(io.BytesIO(files.read(name))) as image:
+            with warnings.catch_warnings():
+                # Pillow's own limit only warns; it is an error below.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(io.BytesIO(files.read(name)))
+            with image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(f"{name} claims {image.width} x {image.height} pixels; at most {MAX_PIXELS}.")
                 return preprocess(image, self._preprocess, name).astype(self._input.dtype)
