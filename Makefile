@@ -40,6 +40,19 @@ calibrate: $(READY) ## Measure statistics only (MODEL=, ARGS=)
 validate: $(READY) ## Compare a bundle with its golden outputs again (BUNDLE=, ARGS=)
 	$(if $(BUNDLE),,$(error Say which bundle: make validate BUNDLE=build/minilm/onnxruntime-cpu-int8))@$(BIN)/enginery validate "$(BUNDLE)" $(ARGS)
 
+.PHONY: reproduce
+reproduce: $(READY) ## Build three times, cold and warm, and compare the bundles (MODEL=, TARGET=, PRECISION=, ARGS=)
+	$(MODEL_REQUIRED)@$(BIN)/enginery reproduce "$(MODEL)" $(CHOICE) $(ARGS)
+
+.PHONY: release
+release: $(READY) ## Build, validate, sign and verify (MODEL=, KEY=key.pem, TARGET=, PRECISION=, ARGS=)
+	$(MODEL_REQUIRED)$(if $(KEY),,$(error Say which key signs: make release MODEL=$(MODEL) KEY=key.pem; docs/release.md says how to make one))@public=$$(mktemp); trap 'rm -f "$$public"' EXIT; \
+	$(BIN)/enginery build "$(MODEL)" $(CHOICE) --quiet $(ARGS) | while read -r bundle; do \
+	  $(BIN)/enginery validate "$$bundle"; \
+	  $(BIN)/enginery sign "$$bundle" --key "$(KEY)" --write-public-key "$$public" --quiet >/dev/null; \
+	  $(BIN)/enginery verify "$$bundle" --public-key "$$public"; \
+	done
+
 .PHONY: models
 models: $(READY) ## List the built-in recipes
 	@$(BIN)/enginery models

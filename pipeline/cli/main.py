@@ -23,6 +23,7 @@ _NAMES = (
     "verify",
     "sign",
     "report",
+    "reproduce",
     "run",
     "inspect",
     "diff",

@@ -17,9 +17,10 @@ from enginery.pipeline.cli.options import File, bundle_argument, echo_json, json
     help="The private key: a PEM file with an elliptic-curve key.",
 )
 @click.option("--builder", help="A URI that names who built, for the provenance (default: somebody's machine).")
+@click.option("--write-public-key", type=File(), help="Write the key's public half here, for whoever verifies.")
 @json_option
 @verbosity_options
-def command(bundle: Path, key: Path, builder: str | None, as_json: bool) -> None:
+def command(bundle: Path, key: Path, builder: str | None, write_public_key: Path | None, as_json: bool) -> None:
     """Sign a bundle: write its provenance and one signature over every file.
 
     The password of an encrypted key is read from the environment variable ENGINERY_KEY_PASSWORD.
@@ -28,9 +29,12 @@ def command(bundle: Path, key: Path, builder: str | None, as_json: bool) -> None
 
     from enginery.pipeline.release.provenance import LOCAL_BUILDER
     from enginery.pipeline.release.sign import sign_bundle
+    from enginery.pipeline.release.signature import write_public_key as write_key
 
     password = os.environ.get("ENGINERY_KEY_PASSWORD")
     signed = sign_bundle(bundle, key, password=password, builder=builder or LOCAL_BUILDER)
+    if write_public_key is not None:
+        write_key(key, write_public_key, password)
     if as_json:
         echo_json({"bundle": str(bundle), "digest": signed.digest, "manifest": signed.manifest_digest})
         return

@@ -65,6 +65,26 @@ def write_signature(bundle: Path, unsigned: set[str], key: Path, password: str |
         write_durably(bundle / SIGNATURE, written.read_bytes())
 
 
+def write_public_key(key: Path, target: Path, password: str | None = None) -> None:
+    """Write the public half of a private key, as PEM.
+
+    Raises:
+        MissingDependencyError: the extra `sign` is absent.
+        UsageError: the key cannot be read.
+    """
+    try:
+        from cryptography.hazmat.primitives import serialization
+    except ImportError as error:
+        raise missing(error, "sign", "Reading a key") from error
+    try:
+        secret = password.encode() if password is not None else None
+        public = serialization.load_pem_private_key(key.read_bytes(), secret).public_key()
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{key} cannot be read as a private key: {_first_line(error)}. {_KEYS}") from error
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    write_durably(target, public.public_bytes(serialization.Encoding.PEM, form))
+
+
 def verify_signature(bundle: Path, public_key: Path, check_names: Callable[[set[str]], None]) -> dict[str, str]:
     """Verify `model.sig` and every file that it names; return name -> sha256.
 

@@ -3,9 +3,11 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from enginery.errors import IntegrityError, MissingDependencyError, UsageError
 from enginery.pipeline.bundle import SUMS, verify_bundle, write_sums
+from enginery.pipeline.cli.main import cli
 from enginery.pipeline.files import sha256_file
 from enginery.pipeline.release.sign import sign_bundle
 
@@ -100,6 +102,30 @@ def test_the_signature_names_every_file_but_itself_and_the_sums(signed):
     names = {resource["name"] for resource in payload["predicate"]["resources"]}
     present = {path.relative_to(signed).as_posix() for path in signed.rglob("*") if path.is_file()}
     assert present - names == {"model.sig", SUMS}
+
+
+def test_the_command_signs_and_writes_the_public_half(bundle, keys, tmp_path):
+    public = tmp_path / "public.pem"
+    arguments = ["sign", str(bundle), "--key", str(keys / "ours.pem"), "--write-public-key", str(public), "--json"]
+    signed = CliRunner().invoke(cli, arguments)
+    assert signed.exit_code == 0, signed.output
+    assert public.read_text() == (keys / "ours.pub").read_text()
+    verified = CliRunner().invoke(cli, ["verify", str(bundle), "--public-key", str(public), "--json"])
+    assert verified.exit_code == 0, verified.output
+    assert json.loads(verified.stdout)["digest"] == json.loads(signed.stdout)["digest"]
+    assert json.loads(verified.stdout)["public_key"] == str(public)
+
+
+def test_the_command_says_what_was_not_checked(signed, keys):
+    assert "by whom was not checked" in CliRunner().invoke(cli, ["verify", str(signed)]).stdout
+    result = CliRunner().invoke(cli, ["verify", str(signed), "--public-key", str(keys / "ours.pub")])
+    assert f"The signature holds for {keys / 'ours.pub'}" in result.stdout
+
+
+def test_the_command_refuses_the_wrong_key_with_exit_code_1(signed, keys):
+    result = CliRunner().invoke(cli, ["verify", str(signed), "--public-key", str(keys / "theirs.pub")])
+    assert result.exit_code == 1
+    assert "model.sig does not hold" in result.stderr
 
 
 def test_without_the_extra_the_message_names_it(bundle, signed, keys, monkeypatch):
