@@ -19,6 +19,8 @@ import onnx_graphsurgeon as gs
 
 from enginery.passes.graph.ir import all_graphs
 
+_SMALL = 1024
+
 
 def label(item: gs.Node | gs.Tensor) -> str:
     """How messages name a node: its name, or its type and first output where the exporter gave none."""
@@ -49,6 +51,7 @@ class Names:
     """Fresh names for one model, derived from the names they replace, the same on every run."""
 
     def __init__(self, graph: gs.Graph) -> None:
+        self.model = graph
         self._taken: set[str] = set()
         for scope in scopes(graph):
             self._taken.update(tensor.name for tensor in (*scope.inputs, *scope.outputs))
@@ -83,6 +86,7 @@ class Edits:
         self._promised: set[int] = set()  # tensors that will carry the name of a graph output
         self._replaced: dict[int, tuple[gs.Tensor, gs.Tensor]] = {}
         self._removed: dict[int, gs.Node] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
 
     def is_output(self, tensor: gs.Tensor) -> bool:
         return id(tensor) in self._graph_outputs
@@ -94,7 +98,18 @@ class Edits:
         return id(node) in self._removed
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> gs.Constant:
-        return gs.Constant(self.names.fresh(name), np.ascontiguousarray(values).reshape(values.shape))
+        """A new initializer; small equal ones of one pass are made once, so that what uses them can be merged."""
+        key = (values.dtype.str, values.shape, values.tobytes()) if values.nbytes <= _SMALL else None
+        if key is None or key not in self._constants:
+            made = gs.Constant(self.names.fresh(name), np.ascontiguousarray(values).reshape(values.shape))
+            if key is None or values.dtype.kind == "O":
+                return made
+            self._constants[key] = made
+        return self._constants[key]
+
+    def empty(self) -> gs.Tensor:
+        """The place of an optional input that is not given."""
+        return gs.Variable.empty()
 
     def variable(self, name: str, like: gs.Tensor | None = None) -> gs.Variable:
         """A new tensor; `like` lends its dtype and shape."""
@@ -109,13 +124,17 @@ class Edits:
         at: gs.Node,
         like: gs.Tensor | None = None,
         name: str | None = None,
+        takes_name: bool = False,
         attrs: Mapping[str, Any] | None = None,
         domain: str | None = None,
         outputs: list[gs.Tensor] | None = None,
     ) -> gs.Tensor:
-        """Add a node where `at` stands and return its (first) output."""
-        name = self.names.fresh(name or f"{at.name or at.op}/{op}")
-        made: list[gs.Tensor] = outputs if outputs is not None else [self.variable(f"{name}_out", like)]
+        """Add a node where `at` stands and return its (first) output.
+
+        With `takes_name` the node carries on the name of `at`, which it replaces. `like` lends the output its type.
+        """
+        name = at.name if takes_name else self.names.fresh(name or f"{at.name or at.op}/{op}")
+        made: list[gs.Tensor] = outputs if outputs is not None else [self.variable(f"{name or op}_out", like)]
         node = gs.Node(op, name, dict(attrs or {}), inputs=list(inputs), outputs=made, domain=domain)
         vars(node)["module"] = module_path(at)
         self._new.setdefault(id(at), []).append(node)
@@ -156,8 +175,17 @@ class Edits:
                 _take_name(old, new)
         detach(self._removed.values())
         gone = set(self._removed) | drop_unused(self.graph, seeds)
+        for old, new in replaced:
+            self._keep_name(old, new)
         self.graph.nodes = [node for node in self.graph.nodes if id(node) not in gone]
         return self.changed
+
+    def _keep_name(self, old: gs.Tensor, new: gs.Tensor) -> None:
+        """A new tensor that stands for one that is gone takes its name: reports and statistics find it again."""
+        maker = producer(new)
+        if maker is not None and id(maker) in self._created and not old.inputs and not self.is_output(new):
+            self._created.discard(id(maker))
+            new.name = old.name
 
     def _final(self, tensor: gs.Tensor) -> gs.Tensor:
         while id(tensor) in self._replaced:

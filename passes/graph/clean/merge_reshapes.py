@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from enginery.passes.base import Refusal
 from enginery.passes.graph.base import ScopedPass
 from enginery.passes.graph.edit import label, producer
+from enginery.passes.graph.symbolic import ShapeValues
 from enginery.passes.graph.weights import is_known, peek
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class MergeReshapes(ScopedPass):
     """Lets a reshape read past the reshapes before it.
 
     1. A `Reshape` to a constant shape reads through any `Reshape`, `Flatten`, `Squeeze` or `Unsqueeze` before it.
-    2. A target that copies dimensions of its input (a 0) depends on that input, and is kept. (Refused.)
+    2. A target that copies dimensions of its input (a 0) is kept where the reshape before it moves them. (Refused.)
     3. A `Squeeze` of the very axes that the `Unsqueeze` before it added, or the reverse, hands its input on.
     """
 
@@ -32,6 +33,7 @@ class MergeReshapes(ScopedPass):
     tolerance: ClassVar[float] = 0.0
 
     def edit(self, edits: Edits) -> Iterable[Refusal]:
+        shapes = ShapeValues()
         for node in edits.graph.nodes:
             first = producer(node.inputs[0]) if node.op in _SHAPE_ONLY and not node.domain else None
             if first is None or first.op not in _SHAPE_ONLY or first.domain:
@@ -40,12 +42,27 @@ class MergeReshapes(ScopedPass):
                 if edits.can_replace(node.outputs[0], first.inputs[0]):
                     edits.replace(node.outputs[0], first.inputs[0])
             elif node.op == "Reshape" and is_known(node.inputs[1]):
-                if (peek(node.inputs[1]) == 0).any():
-                    yield Refusal(label(node), f"not merged with {label(first)}: its target copies a dimension")
+                if not _same_copies(node, first, shapes):
+                    yield Refusal(
+                        label(node), f"not merged with {label(first)}: its target copies a dimension that it moves"
+                    )
                     continue
                 inputs = [first.inputs[0], node.inputs[1]]
                 merged = edits.node("Reshape", inputs, at=node, like=node.outputs[0], attrs=node.attrs)
                 edits.replace(node.outputs[0], merged)
+
+
+def _same_copies(node: gs.Node, first: gs.Node, shapes: ShapeValues) -> bool:
+    """Whether every dimension that the target copies is the same one before the first reshape."""
+    copied = [index for index, value in enumerate(shapes.vector(node.inputs[1]) or ()) if value == 0]
+    if not copied:
+        return True
+    if node.attrs.get("allowzero", 0):
+        return False
+    before, between = shapes.dims(first.inputs[0]), shapes.dims(node.inputs[0])
+    if before is None or between is None or copied[-1] >= min(len(before), len(between)):
+        return False
+    return all(before[index] == between[index] for index in copied)
 
 
 def _undoes(node: gs.Node, first: gs.Node) -> bool:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 class MergeTransposes(ScopedPass):
     """Replaces transposes in a row by one.
 
-    1. `Transpose(Transpose(x, a), b)` becomes `Transpose(x, a[b])`; two that undo each other become an identity order,
-       which `remove-identities` takes out.
+    1. `Transpose(Transpose(x, a), b)` becomes `Transpose(x, a[b])`; two that undo each other go.
     2. `Reshape(Transpose(Reshape(x, [-1, a, b]), [0, 2, 1]), [..., b, a])` becomes one Transpose of the last two
        dimensions, where x ends in `a, b` and the target restores the others (torch's exporter writes this for
        the keys of attention).
@@ -35,8 +34,12 @@ class MergeTransposes(ScopedPass):
         shapes = ShapeValues()
         for node in edits.graph.nodes:
             found = _chain(node) or _batched(node, shapes)
-            if found is not None:
-                source, order = found
+            if found is None:
+                continue
+            source, order = found
+            if order == sorted(order) and edits.can_replace(node.outputs[0], source):
+                edits.replace(node.outputs[0], source)
+            else:
                 merged = edits.node("Transpose", [source], at=node, like=node.outputs[0], attrs={"perm": order})
                 edits.replace(node.outputs[0], merged)
         return ()

@@ -65,7 +65,7 @@ def test_a_constant_output_keeps_its_node(tmp_path):
 
 def test_constants_in_a_branch_are_folded_there(tmp_path):
     text = """g (bool c, float[N] x) => (float[N] y) {
-      y = If (c) <then_branch = t () => (float[N] a) { 
+      y = If (c) <then_branch = t () => (float[N] a) {
         k = Constant<value_float: float = 2.0>() l = Exp(k) a = Mul(x, l) },
                   else_branch = e () => (float[N] b) { b = Neg(x) }> }"""
     done = apply(FoldConstants(), text, tmp_path)

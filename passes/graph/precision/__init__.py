@@ -1,0 +1,1 @@
+"""Passes that change the precision in which a graph computes. One file per pass."""
