@@ -7,7 +7,7 @@ is the median ratio with a bootstrap confidence interval (percentile method, Efr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -81,17 +81,28 @@ def measure(
 ) -> Times:
     """Run both in turns for `budget` seconds."""
     sessions = [candidate] if baseline is None else [candidate, baseline]
-    repeats = [_repeats(session, feeds) for session in sessions]
-    pairs: list[list[float]] = []
-    begin = time.perf_counter()
-    while len(pairs) < MAX_PAIRS and (len(pairs) < MIN_PAIRS or time.perf_counter() - begin < budget):
-        pair = [0.0] * len(sessions)
-        for index in generator.permutation(len(sessions)):
-            pair[index] = _block(sessions[index], feeds, repeats[index])
-        pairs.append(pair)
-        progress(len(pairs), None)
-    seconds = np.array(pairs)
+    seconds = take_turns(sessions, feeds, budget, generator, progress)
     return Times(seconds[:, 0], seconds[:, 1] if baseline is not None else None)
+
+
+def take_turns(
+    sessions: Sequence[Session], feeds: Feeds, budget: float, generator: np.random.Generator, progress: Progress
+) -> Seconds:
+    """Run any number of sessions in turns, in random order, for `budget` seconds.
+
+    Returns:
+        Seconds per run, float64 [rounds, sessions].
+    """
+    repeats = [_repeats(session, feeds) for session in sessions]
+    rounds: list[list[float]] = []
+    begin = time.perf_counter()
+    while len(rounds) < MAX_PAIRS and (len(rounds) < MIN_PAIRS or time.perf_counter() - begin < budget):
+        taken = [0.0] * len(sessions)
+        for index in generator.permutation(len(sessions)):
+            taken[index] = _block(sessions[index], feeds, repeats[index])
+        rounds.append(taken)
+        progress(len(rounds), None)
+    return np.array(rounds)
 
 
 def _repeats(session: Session, feeds: Feeds) -> int:

@@ -61,6 +61,10 @@ def reference_shapes(
         write_case(folder, case, feeds, outputs)
         seen.append((case.sizes, _shapes_only(outputs)))
         progress(done, len(wanted))
+    if absent := [spec.name for spec in declared if spec.name not in seen[0][1]]:
+        raise StageError(
+            f"reference: the recipe declares the outputs {absent}; the original returns {sorted(seen[0][1])}."
+        )
     specs = infer_output_specs([spec.name for spec in declared] or list(seen[0][1]), seen)
     write_shapes(folder, _as_declared(specs, declared), wanted, random=batches is None)
 
