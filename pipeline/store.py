@@ -24,6 +24,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -149,7 +150,7 @@ class Store:
             return True
         return isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(self.root)
 
-    def lock(self, name: str, on_wait: Callable[[], None]) -> Any:
+    def lock(self, name: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the lock `name` of this store (a context manager)."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,49 @@
+"""Puts a finished folder in its place: whole, at once, and never two builds at a time."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from enginery.errors import StageError
+from enginery.pipeline.files import replace_folder, sync_tree
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
+
+
+@contextmanager
+def placing(place: Path, lock: AbstractContextManager[None]) -> Generator[Path]:
+    """Make a folder that takes the place `place` when the block ends, and vanishes when it raises.
+
+    Args:
+        place: where the folder is to stand; whatever stands there is replaced by one rename.
+        lock: held meanwhile; what a build that was killed left beside `place` is swept away under it.
+
+    Raises:
+        StageError: there is no room for it.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            for kind in ("new", "old"):
+                for stale in place.parent.glob(f".{place.name}.{kind}.*"):
+                    shutil.rmtree(stale)
+            fresh = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.new."))
+            try:
+                fresh.chmod(0o755)
+                yield fresh
+                sync_tree(fresh)
+                replace_folder(fresh, place)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StageError(
+            f"package: cannot write {place}: {error.strerror}. Free space there or choose another folder, then run "
+            "the same command again: finished stages are kept."
+        ) from error
