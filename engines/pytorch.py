@@ -34,7 +34,7 @@ class PyTorchSession(Session):
     def _run(self, feeds: Feeds) -> Arrays:
         import torch
 
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+        tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
         try:
             with torch.inference_mode():
                 result = self.module(**tensors)

@@ -90,7 +90,7 @@ class TensorRTSession(Session):
             shapes = tuple(feeds[tensor.name].shape for tensor in self.inputs)
             outputs = self._bind(feeds, shapes)
             for tensor in self.inputs:
-                self._buffers[tensor.name].upload(np.ascontiguousarray(feeds[tensor.name]), self._stream)
+                self._buffers[tensor.name].upload(np.asarray(feeds[tensor.name], order="C"), self._stream)
             self.device_milliseconds = self._stream.timed(lambda: self._execute(shapes))
             return {name: self._buffers[name].download(shape, dtype, self._stream) for name, shape, dtype in outputs}
 

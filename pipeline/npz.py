@@ -24,7 +24,7 @@ def write_npz(path: Path, arrays: Feeds) -> None:
             info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
             info.external_attr = 0o644 << 16
             buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            np.lib.format.write_array(buffer, np.asarray(arrays[name], order="C"), allow_pickle=False)
             archive.writestr(info, buffer.getbuffer())
 
 

@@ -91,7 +91,7 @@ def discover_outputs(module: torch.nn.Module, feeds: Feeds) -> tuple[str, ...]:
     import numpy as np
     import torch
 
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+    tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
     with torch.inference_mode():
         result = module.eval()(**tensors)
     if isinstance(result, torch.Tensor):

@@ -74,7 +74,7 @@ def fit(feeds: Feeds, specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> 
                 if array.shape[axis] == 0:
                     raise StageError(f"reference: input {spec.name!r} of the data is empty along {dim!r}.")
                 array = np.take(array, np.arange(sizes[dim]) % array.shape[axis], axis=axis)
-        result[spec.name] = np.ascontiguousarray(array)
+        result[spec.name] = np.asarray(array, order="C")
     return result
 
 

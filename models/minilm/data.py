@@ -22,6 +22,7 @@ import numpy.typing as npt
 from enginery.errors import DataError, MissingDependencyError
 
 Split = Literal["calibration", "evaluation"]
+Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 SHORTEST = 40
 """Characters. Shorter docstrings are mostly signatures, not sentences."""
@@ -71,11 +72,18 @@ def _docstrings_of(path: Path) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # about escapes in other people's strings
         tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = inspect.cleandoc(ast.get_docstring(node) or "")
-            if len(text) >= SHORTEST:
-                yield text
+    for node in _definitions(tree):
+        text = inspect.cleandoc(ast.get_docstring(node) or "")
+        if len(text) >= SHORTEST:
+            yield text
+
+
+def _definitions(node: Definition) -> Iterator[Definition]:
+    """Yield a module, and the classes and functions that stand in the bodies below it."""
+    yield node
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _definitions(child)
 
 
 def _split_of(text: str) -> Split:
