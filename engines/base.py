@@ -132,6 +132,9 @@ class Engine(ABC):
     native: ClassVar[frozenset[str]] = frozenset()
     """Precisions that the engine computes a float32 graph in by itself, so that no pass has to convert the graph."""
 
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    """Engine options that change no answer and may be faster, depending on model and machine: worth a measurement."""
+
     @abstractmethod
     def cannot_build(self) -> str | None:
         """Why this machine cannot build for the target and what to install, or None when it can."""

@@ -195,6 +195,12 @@ class OnnxRuntimeCpu(OnnxRuntime):
     policy = "onnxruntime-cpu"
     provider = CPU
     defaults: ClassVar[Mapping[str, Any]] = {"disabled_optimizers": SLOW_ON_CPU}
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"disabled_optimizers": ()},
+        {"spinning": False},
+        {"memory_arena": False},
+        {"threads": 1},
+    )
     advice = "Install enginery[cpu]."
 
 

@@ -121,6 +121,7 @@ class OpenVinoCpu(Engine):
     target: ClassVar[str] = "openvino-cpu"
     policy: ClassVar[str] = "openvino"
     native: ClassVar[frozenset[str]] = frozenset({"bf16"})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"threads": 1},)
 
     def cannot_build(self) -> str | None:
         try:

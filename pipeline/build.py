@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from enginery.pipeline.store import Store
 
 if TYPE_CHECKING:
     from enginery.pipeline.manifest import GateVerdict
+    from enginery.pipeline.report import Candidate
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def build(
     trust: bool = False,
     random_data: bool = False,
     benchmark_seconds: float = BENCHMARK_SECONDS,
+    folder: str | None = None,
+    candidates: Sequence[Candidate] = (),
     events: Events | None = None,
 ) -> BuildResult:
     """Build one bundle: `output/<model>/<target>-<precision>/`.
@@ -59,6 +62,8 @@ def build(
         trust: whether a source may be loaded that can execute code.
         random_data: calibrate on noise where the recipe names no data. Such an engine passes no gate.
         benchmark_seconds: how long the speed is measured.
+        folder: name of the bundle's folder below `output/<model>` (default: `<target>-<precision>`).
+        candidates: what this engine was chosen from, for the report.
         events: hears what happens.
 
     Raises:
@@ -77,8 +82,10 @@ def build(
     )
     chosen = choose_target(recipe.recipe, target)
     wanted = choose_precision(recipe.recipe, precision)
-    delivery = Delivery(line, chosen, wanted, output / recipe.recipe.name / f"{chosen}-{wanted.mode}")
-    question = _measure(line, chosen, wanted)
+    delivery = Delivery(
+        line, chosen, wanted, output / recipe.recipe.name / (folder or f"{chosen}-{wanted.mode}"), tuple(candidates)
+    )
+    question = measure_candidate(line, chosen, wanted, timed=True)
     verdicts = judge(question, allow)
     if refused := refusals(verdicts):
         refuse(delivery, question, verdicts)
@@ -113,21 +120,24 @@ def choose_precision(recipe: Recipe, mode: str | None) -> Precision:
         UsageError: there is no such mode.
     """
     if mode is None:
+        if recipe.precision.mode is Mode.AUTO:
+            raise UsageError("The recipe's precision is `auto`, which `enginery build` decides. Say --precision.")
         return recipe.precision
-    if mode not in {item.value for item in Mode}:
-        raise UsageError(f"Precision {mode!r} is unknown. Precisions: {', '.join(item.value for item in Mode)}.")
+    known = [item.value for item in Mode if item is not Mode.AUTO]
+    if mode not in known:
+        raise UsageError(f"Precision {mode!r} is unknown here. Precisions: {', '.join(known)}.")
     return recipe.precision.model_copy(update={"mode": Mode(mode)})
 
 
-def _measure(line: Line, target: str, precision: Precision) -> Question:
-    """Run every stage up to the benchmark, and gather what the gates look at."""
+def measure_candidate(line: Line, target: str, precision: Precision, *, timed: bool = False) -> Question:
+    """Run every stage up to validation (`timed`: up to the benchmark), and gather what the gates look at."""
     deferred = get_engine(target).cannot_run()
     line.compile(target, precision)
     measured = Measured()
     if deferred is None:
         speed = None
         figures = line.validate(target, precision).json("figures.json")
-        found = line.benchmark(target, precision).measured["speed"] if not figures["faults"] else None
+        found = line.benchmark(target, precision).measured["speed"] if timed and not figures["faults"] else None
         if found is not None:
             speed = SpeedFigures(**found)
         measured = Measured.from_json(figures, speed)

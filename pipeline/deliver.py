@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,8 @@ from typing import Any, Final
 from enginery._version import __version__
 from enginery.errors import EngineryError
 from enginery.pipeline import bundle as bundles
-from enginery.pipeline.files import pretty_json, replace_folder, sync_tree
+from enginery.pipeline.events import StageName
+from enginery.pipeline.files import digest_json, pretty_json
 from enginery.pipeline.gates import Question
 from enginery.pipeline.line import Line
 from enginery.pipeline.manifest import (
@@ -27,9 +28,10 @@ from enginery.pipeline.manifest import (
     Signature,
     StageRecord,
 )
+from enginery.pipeline.placing import placing
 from enginery.pipeline.recipe import Precision
 from enginery.pipeline.release.bom import BOM, render_bom
-from enginery.pipeline.report import write_report
+from enginery.pipeline.report import Candidate, write_report
 from enginery.pipeline.report_data import make_report
 from enginery.pipeline.store import Result
 
@@ -57,6 +59,8 @@ class Delivery:
     target: str
     precision: Precision
     folder: Path
+    candidates: tuple[Candidate, ...] = ()
+    """What the engine was chosen from, where it was chosen by measurement."""
 
     @property
     def complete_with(self) -> str:
@@ -65,12 +69,17 @@ class Delivery:
 
 def refuse(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]) -> None:
     """Put the report of a refused build in the bundle's place. A bundle that was there is gone: it was made of less."""
-    report = make_report(delivery.line, delivery.target, delivery.precision, question, verdicts, shipped=False)
-    delivery.folder.parent.mkdir(parents=True, exist_ok=True)
-    with _making(delivery.folder) as fresh:
+    report = make_report(
+        delivery.line,
+        delivery.target,
+        delivery.precision,
+        question,
+        verdicts,
+        shipped=False,
+        candidates=delivery.candidates,
+    )
+    with _placing(delivery) as fresh:
         write_report(report, fresh)
-        sync_tree(fresh)
-        replace_folder(fresh, delivery.folder)
 
 
 def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict], allow: Collection[str]) -> bool:
@@ -81,9 +90,16 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
     manifest = manifest.model_copy(update={"files": {**manifest.files, BOM: _record_of(parts.encode())}})
     if _is_current(delivery.folder, manifest):
         return True
-    report = make_report(delivery.line, delivery.target, delivery.precision, question, verdicts, shipped=True)
-    delivery.folder.parent.mkdir(parents=True, exist_ok=True)
-    with _making(delivery.folder) as fresh:
+    report = make_report(
+        delivery.line,
+        delivery.target,
+        delivery.precision,
+        question,
+        verdicts,
+        shipped=True,
+        candidates=delivery.candidates,
+    )
+    with _placing(delivery) as fresh:
         for name, (result, source) in plan.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(result.path(source), fresh / name)
@@ -93,26 +109,15 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
         (fresh / FILE_NAME).write_text(manifest.model_copy(update={"measurements": measured}).to_json())
         bundles.write_sums(fresh)
         bundles.verify_digests(fresh)  # what was copied is what the manifest promises, or nothing is shipped
-        sync_tree(fresh)
-        replace_folder(fresh, delivery.folder)
     return False
 
 
-class _making:  # noqa: N801 (a context manager that reads as a verb)
-    """A temporary folder beside the place of delivery; what a killed build left there is swept away first."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._fresh: Path | None = None
-
-    def __enter__(self) -> Path:
-        self._fresh = Path(tempfile.mkdtemp(dir=self._place.parent, prefix=f".{self._place.name}.new."))
-        self._fresh.chmod(0o755)
-        return self._fresh
-
-    def __exit__(self, *_: object) -> None:
-        assert self._fresh is not None
-        shutil.rmtree(self._fresh, ignore_errors=True)
+def _placing(delivery: Delivery) -> AbstractContextManager[Path]:
+    line, place = delivery.line, delivery.folder.absolute()
+    waiting = StageName("package", place.name)
+    name = f"place-{digest_json(str(place))}"
+    lock = line.store.lock(name, lambda: line.events.waiting(waiting, "another build writes the same bundle"))
+    return placing(place, lock)
 
 
 Plan = dict[str, tuple[Result, str]]

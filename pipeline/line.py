@@ -355,7 +355,7 @@ class Line:
         feeds = self.calibration_feeds() if statistics is not None else None
 
         def run(folder: Path) -> None:
-            from enginery.passes.quantize import POLICIES
+            from enginery.passes.quantize import get_policy
             from enginery.pipeline.quantize_options import quantize_options
             from enginery.pipeline.stages.quantize import quantize
 
@@ -366,7 +366,7 @@ class Line:
                 folder,
                 model=optimized.path("model/model.onnx"),
                 statistics=statistics.path("statistics") if statistics is not None else None,
-                policy=POLICIES[engine.policy],
+                policy=get_policy(engine.policy),
                 options=quantize_options(precision),
                 open_model=self.open_model,
                 batches=feeds,

@@ -155,6 +155,8 @@ class Mode(StrEnum):
     INT8_DYNAMIC = "int8-dynamic"
     INT8_WEIGHT = "int8-weight"
     INT4_WEIGHT = "int4-weight"
+    AUTO = "auto"
+    """Decided by measurement before anything is built; see `enginery.pipeline.auto`."""
 
 
 class Override(Part):
@@ -255,6 +257,9 @@ class Recipe(Part):
     engine: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Engine options by target.")
     tolerances: Tolerances = Tolerances()
     speed: Speed = Speed()
+    objective: Literal["latency", "size"] = Field(
+        default="latency", description="What `auto` chooses by, among the engines that every gate passes."
+    )
     metric: Metric | None = None
     opset: int | None = Field(default=None, ge=17, description="Opset of the export (default: chosen by Enginery).")
     seed: int = 0

@@ -12,6 +12,7 @@ from enginery.pipeline.line import Line
 from enginery.pipeline.manifest import DimRecord, GateVerdict, Signature
 from enginery.pipeline.recipe import Precision
 from enginery.pipeline.report import (
+    Candidate,
     CaseErrors,
     Errors,
     Latency,
@@ -33,6 +34,7 @@ def make_report(
     *,
     shipped: bool,
     complete_with: str | None = None,
+    candidates: tuple[Candidate, ...] = (),
 ) -> Report:
     """Everything that the stages, the gates and the store know about this build."""
     results = list(line.results.values())
@@ -56,6 +58,7 @@ def make_report(
         metric=_metric(line, question),
         latencies=tuple(_latencies(results)),
         speedups=tuple(_speedups(question)),
+        candidates=candidates,
         sizes=_sizes(line, target, precision),
         kernels=_facts(line, target, precision).get("kernels") or {},
         passes=tuple(_passes(line, target, precision)),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from enginery.errors import GateRefusedError
+from enginery.errors import GateRefusedError, UsageError
 from enginery.pipeline.cli.options import (
     VERBOSITY,
     build_folder_option,
@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     "chosen",
     multiple=True,
     shell_complete=complete_target,
-    help="Build for this target; repeat for several (default: the recipe's).",
+    help="Build for this target, or `auto`: the best one here; repeat for several (default: the recipe's).",
 )
 @precision_option
 @build_folder_option
 @click.option("--allow", multiple=True, metavar="GATE", help="Ship though this gate refuses; recorded in the manifest.")
 @click.option(
     "--random-data", is_flag=True, help="Calibrate on random data where the recipe names none; for smoke tests."
+)
+@click.option(
+    "--time-budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no further candidate of `auto` then."
 )
 @trust_option
 @explain_option
@@ -53,6 +56,8 @@ def command(
     output: Path,
     explain: bool,
     as_json: bool,
+    random_data: bool,
+    time_budget: float | None,
     **options: Any,
 ) -> None:
     """Build a recipe's bundle, or say why not.
@@ -60,15 +65,24 @@ def command(
     Runs every stage whose inputs changed, asks every gate, and delivers `OUTPUT/<model>/<target>-<precision>/`. A
     refused build exits with 1 and leaves its report there instead. RECIPE is a built-in name or a recipe file.
     """
-    from enginery.pipeline.build import build, choose_precision
+    from enginery.pipeline.auto import AUTO, build_auto
+    from enginery.pipeline.build import build
     from enginery.pipeline.recipe_file import load_recipe
 
     loaded = load_recipe(recipe)
-    mode = choose_precision(loaded.recipe, precision).mode
+    mode = precision or loaded.recipe.precision.mode.value
     for target in chosen or loaded.recipe.targets:
+        auto = AUTO in (target, mode)
+        if auto and random_data:
+            raise UsageError("`auto` measures engines that may ship, and none calibrated on random data does.")
+        if time_budget is not None and not auto:
+            raise UsageError("--time-budget bounds the search of `auto`; a single build has nothing to leave out.")
+        only: dict[str, Any] = {"time_budget": time_budget} if auto else {"random_data": random_data}
         try:
             with Terminal.from_context(explain=explain) as terminal:
-                result = build(loaded, target=target, precision=precision, output=output, events=terminal, **options)
+                run = build_auto if auto else build
+                asked = {"target": target, "precision": precision, "output": output, "events": terminal}
+                result = run(loaded, **asked, **only, **options)
         except GateRefusedError:
             if as_json:
                 echo_json(_refusal(output / loaded.recipe.name / f"{target}-{mode}"))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-MODES = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weight", "int4-weight")
+MODES = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weight", "int4-weight", "auto")
 """The values of `recipe.Mode`, repeated here so that `--help` need not load pydantic; a test compares them."""
 
 VERBOSITY = "enginery.verbosity"

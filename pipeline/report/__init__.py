@@ -6,6 +6,7 @@ from pathlib import Path
 
 from enginery.pipeline.report import html
 from enginery.pipeline.report.document import (
+    Candidate,
     CaseErrors,
     Depth,
     Errors,
@@ -21,6 +22,7 @@ from enginery.pipeline.report.document import (
 from enginery.pipeline.report.markdown import render_markdown
 
 __all__ = [
+    "Candidate",
     "CaseErrors",
     "Depth",
     "Errors",

@@ -106,6 +106,23 @@ class StageTime(Record):
     why: str = ""
 
 
+class Candidate(Record):
+    """One engine that `--target auto` or `--precision auto` looked at.
+
+    `outcome` is `chosen`, `slower`, `larger`, `refused`, `failed` or `not tried`, and `reason` says why where it is not
+    a figure. `ratio` is the latency over that of the float32 engine, measured in turns.
+    """
+
+    target: str
+    precision: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    outcome: str
+    reason: str = ""
+    median_ms: float | None = None
+    ratio: float | None = None
+    bytes: int | None = None
+
+
 class Report(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str
@@ -132,6 +149,9 @@ class Report(Record):
     metric: MetricFigures | None = None
     latencies: tuple[Latency, ...] = ()
     speedups: tuple[Speedup, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    """What the engine was chosen from, where it was chosen by measurement; the chosen one first."""
+
     sizes: dict[str, int] = Field(default_factory=dict)
     """Bytes by what is measured: `original`, `graph`, `engine`."""
 

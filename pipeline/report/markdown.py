@@ -20,7 +20,21 @@ MOST_REFUSALS = 20
 
 def render_markdown(report: Report) -> str:
     """Render a report; every number is one of report.json's, rounded."""
-    sections = (_head, _gates, _notes, _errors, _metric, _latency, _sizes, _kernels, _depth, _passes, _stages, _origin)
+    sections = (
+        _head,
+        _gates,
+        _notes,
+        _errors,
+        _metric,
+        _latency,
+        _candidates,
+        _sizes,
+        _kernels,
+        _depth,
+        _passes,
+        _stages,
+        _origin,
+    )
     return "\n\n".join(text for section in sections if (text := section(report))) + "\n"
 
 
@@ -100,6 +114,24 @@ def _latency(report: Report) -> str:
             f"({ratio.confidence:.0%} interval {ratio.low:.2f} to {ratio.high:.2f}, {ratio.pairs} interleaved pairs)."
         )
     return text
+
+
+def _candidates(report: Report) -> str:
+    rows = [
+        (
+            item.target,
+            item.precision,
+            item.outcome,
+            _number(item.median_ms, "{:.3f}"),
+            _number(item.ratio, "{:.3f}"),
+            _number(item.bytes, "{:,}"),
+            ", ".join(f"{key} {value}" for key, value in item.options.items()),
+            item.reason,
+        )
+        for item in report.candidates
+    ]
+    head = ("target", "precision", "outcome", "ms", "of float32", "bytes", "options", "reason")
+    return _section("Chosen from", head, rows)
 
 
 def _sizes(report: Report) -> str:

@@ -1,0 +1,112 @@
+"""The choice by measurement, on a recipe that builds in a second. Which engine is faster is left to the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_recipes import Recorder, write_recipe
+
+from enginery.engines import targets
+from enginery.errors import GateRefusedError, UsageError
+from enginery.pipeline.auto import build_auto
+from enginery.pipeline.build import BuildResult
+from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.report import Candidate, read_report
+
+WRONG = {"name": "top1", "max_drop": 1.0, "expected": 0.5}
+"""The model answers its own labels, so its accuracy is 1."""
+
+
+def choose(recipe: Path, output: Path, **options: Any) -> BuildResult:
+    return build_auto(load_recipe(str(recipe)), output=output, **{"benchmark_seconds": 0.0, **options})
+
+
+def table(result: BuildResult) -> tuple[Candidate, ...]:
+    return read_report(result.bundle).candidates
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> BuildResult:
+    folder = tmp_path_factory.mktemp("auto")
+    return choose(write_recipe(folder / "recipe"), folder / "build", precision="auto")
+
+
+def test_the_bundle_is_an_ordinary_one_in_the_folder_that_was_asked_for(chosen: BuildResult) -> None:
+    assert chosen.bundle.name == "auto-auto"
+    manifest = verify_bundle(chosen.bundle).manifest
+    assert (manifest.target, manifest.precision) == (chosen.target, chosen.precision)
+    assert chosen.target in targets()
+    assert chosen.precision != "auto"
+
+
+def test_the_report_lists_every_target_winner_first_losers_with_reasons(chosen: BuildResult) -> None:
+    candidates = table(chosen)
+    assert candidates[0].outcome == "chosen"
+    assert (candidates[0].target, candidates[0].precision) == (chosen.target, chosen.precision)
+    assert {item.target for item in candidates} == set(targets())
+    for item in candidates:
+        measured = item.outcome in ("chosen", "slower")
+        assert (item.median_ms is not None and item.bytes is not None) if measured else item.reason
+    assert "## Chosen from" in (chosen.bundle / "report.md").read_text()
+    assert "Chosen from" in (chosen.bundle / "report.html").read_text()
+
+
+def test_the_fastest_is_chosen(chosen: BuildResult) -> None:
+    ranked = [item.ratio for item in table(chosen) if item.outcome == "slower" and item.ratio is not None]
+    assert ranked == sorted(ranked)
+
+
+def test_one_target_in_the_best_precision(tmp_path: Path) -> None:
+    result = choose(write_recipe(tmp_path / "r"), tmp_path / "b", target="onnxruntime-cpu", precision="auto")
+    assert result.bundle.name == "onnxruntime-cpu-auto"
+    assert result.target == "onnxruntime-cpu"
+
+
+def test_by_size_the_smallest_is_chosen(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r", objective="size", precision="auto")
+    candidates = table(choose(recipe, tmp_path / "b", target="onnxruntime-cpu"))
+    sizes = {item.outcome: item.bytes for item in candidates if item.bytes is not None}
+    assert set(sizes) == {"chosen", "larger"}
+    assert sizes["chosen"] == min(sizes.values())
+
+
+def test_nothing_passes_and_every_reason_is_told(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r", metric=WRONG)
+    with pytest.raises(GateRefusedError, match=r"No candidate for tiny passed") as caught:
+        choose(recipe, tmp_path / "b", target="onnxruntime-cpu", precision="auto")
+    assert "onnxruntime-cpu fp32: gate expected-metric" in str(caught.value)
+    assert "onnxruntime-cpu int8: gate expected-metric" in str(caught.value)
+    assert not list((tmp_path / "b").glob("tiny/*/manifest.json"))
+
+
+def test_a_spent_time_budget_leaves_the_rest_untried(tmp_path: Path) -> None:
+    result = choose(
+        write_recipe(tmp_path / "r"), tmp_path / "b", target="onnxruntime-cpu", precision="auto", time_budget=0.0
+    )
+    late = [item for item in table(result) if "time budget" in item.reason]
+    assert [item.outcome for item in late] == ["not tried"]
+    assert result.validated
+
+
+def test_a_second_run_repeats_no_build(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r")
+    options = {"target": "onnxruntime-cpu", "precision": "auto", "time_budget": 0.0}
+    choose(recipe, tmp_path / "b", **options)
+    events = Recorder()
+    choose(recipe, tmp_path / "b", events=events, **options)
+    assert {name.split(" ")[0] for name in events.ran} <= {"benchmark", "compile"}
+
+
+def test_options_of_the_recipe_are_not_searched(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r", engine={"onnxruntime-cpu": {"threads": 1, "spinning": False}})
+    result = choose(recipe, tmp_path / "b", target="onnxruntime-cpu", precision="auto")
+    options = Bundle.open(result.bundle).manifest.engine.options
+    assert (options["threads"], options["spinning"]) == (1, False)
+
+
+def test_a_target_that_cannot_run_here_is_no_choice(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="onnxruntime-cuda runs on this machine"):
+        choose(write_recipe(tmp_path / "r"), tmp_path / "b", target="onnxruntime-cuda", precision="auto")
