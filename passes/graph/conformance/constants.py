@@ -10,6 +10,7 @@ import numpy as np
 from enginery.passes.graph.conformance.base import Match, Rule
 from enginery.passes.graph.conformance.grids import (
     MOVES,
+    as_float,
     consumers,
     grid_of,
     is_dequantize,
@@ -119,7 +120,7 @@ def _folding(edits: Edits, node: gs.Node) -> Callable[[], None] | None:
         return None
 
     def fold() -> None:
-        values = real_values(given, grid).astype(scale_dtype(node))
+        values = as_float(real_values(given, grid), scale_dtype(node))
         edits.replace(node.outputs[0], edits.constant(f"{given.name}/float", values))
 
     return fold
@@ -155,7 +156,7 @@ def _dequantize_first(edits: Edits, tensor: gs.Tensor, ends: list[gs.Node]) -> N
     grid = grid_of(ends[0])
     assert grid is not None
     dtype = scale_dtype(ends[0])
-    constant = edits.constant(f"{tensor.name}/float", real_values(tensor, grid).astype(dtype))
+    constant = edits.constant(f"{tensor.name}/float", as_float(real_values(tensor, grid), dtype))
     for moved in _moved(tensor):
         moved.dtype = dtype
     edits.replace(tensor, constant)

@@ -11,6 +11,7 @@ import onnx
 from enginery.passes.graph.conformance.base import Match, Rule, Severity
 from enginery.passes.graph.conformance.grids import (
     Grid,
+    as_float,
     consumers,
     grid_of,
     is_dequantize,
@@ -134,7 +135,7 @@ def _in_float(edits: Edits, node: gs.Node, grid: Grid) -> Callable[[], None] | N
     maker = producer(given)
     if is_known(given) and not edits.is_output(old):
         return lambda: edits.replace(
-            old, edits.constant(f"{given.name}/float", real_values(given, grid).astype(scale_dtype(node)))
+            old, edits.constant(f"{given.name}/float", as_float(real_values(given, grid), scale_dtype(node)))
         )
     if maker is not None and is_quantize(maker) and edits.can_replace(old, maker.inputs[0]):
         return lambda: edits.replace(old, maker.inputs[0])

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 MOVES: Final = frozenset(
     {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "MaxPool", "Identity", "Expand", "Tile",
-     "DepthToSpace", "SpaceToDepth", "Gather", "GatherElements", "GatherND", "Split", "Pad", "Concat"}
+     "DepthToSpace", "SpaceToDepth", "Gather", "GatherElements", "GatherND", "Split", "Concat"}
 )  # fmt: skip
 """Operators whose output holds values of their first input, in the same integers."""
 
@@ -120,6 +120,12 @@ def real_values(constant: gs.Constant, grid: Grid) -> Array:
     """The float64 values that a DQ node makes of a quantized constant."""
     integers = peek(constant).astype(np.float64)
     return (integers - spread(grid.zero, grid, integers.shape)) * spread(grid.scale, grid, integers.shape)
+
+
+def as_float(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Real values in a float type, kept finite: a mask of the lowest float32 may leave its range by rounding."""
+    limits = np.finfo(dtype)
+    return np.clip(values, float(limits.min), float(limits.max)).astype(dtype)
 
 
 def symmetric_scale(grid: Grid) -> Array:

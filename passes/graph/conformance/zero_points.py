@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from enginery.passes.graph.conformance.base import Match, Rule
 from enginery.passes.graph.conformance.grids import (
@@ -23,12 +25,11 @@ from enginery.passes.graph.conformance.grids import (
     scale_dtype,
     symmetric_scale,
 )
-from enginery.passes.graph.edit import label, producer
-from enginery.passes.graph.weights import is_known
+from enginery.passes.graph.conformance.shifts import add_shift, is_product, shift_of, takes_shift
+from enginery.passes.graph.edit import label
+from enginery.passes.graph.weights import is_known, peek
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
     from enginery.passes.graph.edit import Edits
 
 UINT8 = np.dtype(np.uint8)
@@ -40,31 +41,33 @@ class AsymmetricActivation(Rule):
     1. A QuantizeLinear without zero point makes uint8 in ONNX; TensorRT reads int8 in silence. (Error.)
     2. uint8 with zero point 0 is read as int8 in silence: what lies in the upper half is lost. (Error.)
     3. Any other zero point is refused by the parser. (Error.)
-    4. Fixed by the smallest symmetric grid that covers the same range, in the Q node and the DQ nodes behind it.
-    5. A uint8 graph input is dequantized by Cast, Sub and Mul, which is exact.
-    6. Not fixed: a quantized graph output (its type would change), integers that another operator makes.
+    4. Fixed exactly by a shift: with c = (128 - zero point) * scale, quantize x - c and add c after dequantizing. The
+       integers are those of before less 128.
+    5. Behind a shifted tensor, a product with a constant weight (MatMul, Gemm, unpadded Conv) reads the tensor without
+       c and adds c times the weight's sum, so that it stays an integer kernel.
+    6. A product that admits no such sum (padded Conv, two activations) would run in float behind a shift; its tensor is
+       requantized to the smallest symmetric grid over the same range instead, which costs at most one bit.
+    7. A uint8 graph input is dequantized by Cast, Sub and Mul, which is exact.
+    8. Not fixed: a quantized graph output (its type would change), integers that another operator makes, and a shift
+       per channel of a tensor of unknown rank.
     """
 
     name: ClassVar[str] = "asymmetric-activation"
-    remedy: ClassVar[str] = "requantize to symmetric int8 over the same range"
+    remedy: ClassVar[str] = "shift the integers, or requantize to symmetric int8 where a product needs it"
 
     def matches(self, edits: Edits) -> Iterable[Match]:
+        done: set[int] = set()
         for node in edits.graph.nodes:
-            if not (is_quantize(node) or (is_dequantize(node) and not is_known(node.inputs[0]))):
+            grid = _asymmetric(node)
+            if grid is None:
                 continue
-            grid = grid_of(node)
-            if grid is None or grid.dtype not in (INT8, UINT8) or (grid.dtype == INT8 and grid.symmetric):
-                continue
-            yield Match(label(node), _reason(node, grid), self._repair(edits, node, grid))
-
-    def _repair(self, edits: Edits, node: gs.Node, grid: Grid) -> Callable[[], None] | None:
-        if is_quantize(node):
-            return None if _leaves_as_integers(edits, node) else lambda: _quantize(edits, node, grid)
-        source = origin(node.inputs[0])
-        if isinstance(source, np.dtype) or source is None:
-            given = node.inputs[0]
-            return (lambda: _dequantize_input(edits, node, grid)) if edits.is_input(given) else None
-        return None if _leaves_as_integers(edits, source) else lambda: _dequantize(edits, node, grid)
+            if is_quantize(node):
+                yield Match(label(node), _reason(node, grid), _repair(edits, node, grid, done))
+            elif not isinstance(origin(node.inputs[0]), gs.Node):
+                repair = (
+                    (lambda n=node, g=grid: _dequantize_input(edits, n, g)) if edits.is_input(node.inputs[0]) else None
+                )
+                yield Match(label(node), _reason(node, grid), repair)
 
 
 class AsymmetricWeight(Rule):
@@ -102,40 +105,105 @@ def _shown(grid: Grid) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
-def _leaves_as_integers(edits: Edits, node: gs.Node) -> bool:
-    """Whether integers of a Q node reach a graph output, or an operator that is neither DQ nor a move."""
-    stack = [node.outputs[0]]
+def _asymmetric(node: gs.Node) -> Grid | None:
+    """The grid of a Q or DQ node on an activation that is not symmetric int8; None for every other node."""
+    if not (is_quantize(node) or (is_dequantize(node) and not is_known(node.inputs[0]))):
+        return None
+    grid = grid_of(node)
+    if grid is None or grid.block or grid.dtype not in (INT8, UINT8):
+        return None
+    return None if grid.dtype == INT8 and grid.symmetric else grid
+
+
+def _repair(edits: Edits, node: gs.Node, grid: Grid, done: set[int]) -> Callable[[], None] | None:
+    """The repair of a Q node together with every DQ node behind it."""
+    ends = _ends(edits, node.outputs[0])
+    if ends is None:
+        return None
+    grids = [_asymmetric(end) for end in ends.nodes]
+    if any(each is None or shift_of(each, end) is None for each, end in zip(grids, ends.nodes, strict=True)):
+        return None
+    if shift_of(grid, node) is None:
+        return None
+    same = all(each is not None and _equal(each, grid) for each in grids)
+    products = any(is_product(user, index) and not takes_shift(user, index) for user, index in ends.users())
+    change = _requantize if products and same and not ends.joined else _shift
+
+    def repair() -> None:
+        for each, own in ((node, grid), *zip(ends.nodes, grids, strict=True)):
+            if id(each) not in done and own is not None:
+                done.add(id(each))
+                change(edits, each, own)
+        _retype(node.outputs[0])
+
+    return repair
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """The DQ nodes that read the integers of a Q node; `joined` when other integers join them in a Concat."""
+
+    nodes: tuple[gs.Node, ...]
+    joined: bool
+
+    def users(self) -> Iterator[tuple[gs.Node, int]]:
+        return (use for node in self.nodes for use in consumers(node.outputs[0]))
+
+
+def _ends(edits: Edits, start: gs.Tensor) -> _Ends | None:
+    """None where the integers reach a graph output, or an operator that is neither DQ nor a move."""
+    nodes: dict[int, gs.Node] = {}
+    joined = False
+    stack = [start]
     while stack:
         tensor = stack.pop()
         if edits.is_output(tensor):
-            return True
+            return None
         for user, index in consumers(tensor):
             if is_dequantize(user):
+                nodes[id(user)] = user
                 continue
+            joined = joined or user.op == "Concat"
             if user.op not in MOVES or (index != 0 and user.op != "Concat"):
-                return True
+                return None
             stack.extend(user.outputs[:1])
-    return False
+    return _Ends(tuple(nodes.values()), joined)
 
 
-def _quantize(edits: Edits, node: gs.Node, grid: Grid) -> None:
+def _equal(one: Grid, other: Grid) -> bool:
+    same = one.dtype == other.dtype and np.array_equal(one.scale, other.scale)
+    return bool(same and np.array_equal(one.zero, other.zero))
+
+
+def _requantize(edits: Edits, node: gs.Node, grid: Grid) -> None:
     scale = symmetric_scale(grid)
-    new = linear(edits, "QuantizeLinear", node.inputs[0], scale, node, axis=grid.axis, dtype=scale_dtype(node))
-    _retype(node.outputs[0])
+    new = linear(edits, node.op, node.inputs[0], scale, node, axis=grid.axis, dtype=scale_dtype(node))
     edits.replace(node.outputs[0], new)
 
 
-def _dequantize(edits: Edits, node: gs.Node, grid: Grid) -> None:
-    scale = symmetric_scale(grid)
-    new = linear(edits, "DequantizeLinear", node.inputs[0], scale, node, axis=grid.axis, dtype=scale_dtype(node))
+def _shift(edits: Edits, node: gs.Node, grid: Grid) -> None:
+    shift = shift_of(grid, node)
+    assert shift is not None
+    dtype = scale_dtype(node)
+    moved = bool(np.any(shift))
+    source = node.inputs[0]
+    offset = edits.constant(f"{label(node)}/shift", shift.astype(dtype))
+    if is_quantize(node) and moved:
+        source = edits.node("Sub", [source, offset], at=node, like=source)
+    new = linear(edits, node.op, source, grid.scale, node, axis=grid.axis, dtype=dtype)
+    if is_dequantize(node) and moved:
+        for user, index in list(consumers(node.outputs[0])):
+            if takes_shift(user, index):
+                add_shift(edits, user, new, shift)
+        new = edits.node("Add", [new, offset], at=node, like=node.outputs[0])
     edits.replace(node.outputs[0], new)
 
 
 def _retype(tensor: gs.Tensor) -> None:
-    """Everything that holds the integers of a requantized tensor is int8 from now on."""
+    """Everything that holds the integers of a changed tensor is int8 from now on."""
     tensor.dtype = INT8
     for user, _ in consumers(tensor):
-        if user.op in MOVES and producer(user.outputs[0]) is user:
+        if user.op in MOVES:
             _retype(user.outputs[0])
 
 
@@ -154,8 +222,6 @@ def _constant(edits: Edits, node: gs.Node, grid: Grid) -> None:
     given = node.inputs[0]
     assert is_known(given)
     if grid.dtype == UINT8 and np.all(grid.zero == 128):
-        from enginery.passes.graph.weights import peek
-
         integers, scale = (peek(given).astype(np.int16) - 128).astype(np.int8), grid.scale
     else:
         values = real_values(given, grid)
