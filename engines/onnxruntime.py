@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -116,6 +117,9 @@ class OnnxRuntime(Engine):
 
     provider: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    fragile: ClassVar[tuple[str, ...]] = ()
+    """Optimizers that fail on models that are not at fault: withdrawn where a model opens only without them."""
+
     advice: ClassVar[str]
 
     def cannot_build(self) -> str | None:
@@ -138,6 +142,23 @@ class OnnxRuntime(Engine):
         self._require()
         options = SessionOptions.parse(spec.options, self.defaults, self.target)
         copy_model(model, folder / ENTRY)
+        withdrawn: dict[str, str] = {}
+        try:
+            kernels = self._optimize(folder / ENTRY, spec, options)
+        except EngineError as error:
+            if not set(self.fragile) - set(options.disabled_optimizers):
+                raise
+            # Unless the model itself is at fault, it opens without these optimizers; then they were.
+            options = replace(options, disabled_optimizers=(*options.disabled_optimizers, *self.fragile))
+            kernels = self._optimize(folder / ENTRY, spec, options)
+            withdrawn = dict.fromkeys(self.fragile, str(error))
+        facts = {**_description(import_onnxruntime(), self.provider, options), "kernels": kernels}
+        if withdrawn:
+            facts["withdrawn_optimizers"] = withdrawn
+        return Artifact(folder, ENTRY, options.to_json(), facts)
+
+    def _optimize(self, path: Path, spec: BuildSpec, options: SessionOptions) -> dict[str, Any]:
+        """Let the runtime optimize the file at `path`; return the kernels that it chose."""
         ort = import_onnxruntime()
         with tempfile.TemporaryDirectory(prefix="enginery-ort-") as temporary:
             optimized = Path(temporary) / "optimized.onnx"
@@ -147,11 +168,9 @@ class OnnxRuntime(Engine):
             session_options.add_session_config_entry(
                 "session.optimized_model_external_initializers_file_name", "weights"
             )
-            session = self._open(ort, folder / ENTRY, session_options, options)
+            session = self._open(ort, path, session_options, options)
             self._check_signature(session, spec)
-            kernels = kernel_facts(read_kernels(optimized))
-        facts = {**_description(ort, self.provider, options), "kernels": kernels}
-        return Artifact(folder, ENTRY, options.to_json(), facts)
+            return kernel_facts(read_kernels(optimized))
 
     def load(self, artifact: Artifact, spec: BuildSpec) -> Session:
         self._require()
@@ -195,6 +214,8 @@ class OnnxRuntimeCpu(OnnxRuntime):
     policy = "onnxruntime-cpu"
     provider = CPU
     defaults: ClassVar[Mapping[str, Any]] = {"disabled_optimizers": SLOW_ON_CPU}
+    # Of 1.31.1, it inserts a Reshape to a shape of 0 in a MobileNetV3 with dynamic height and width.
+    fragile: ClassVar[tuple[str, ...]] = ("NchwcTransformer",)
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"disabled_optimizers": ()},
         {"spinning": False},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -119,15 +119,26 @@ def _with_data(model: Any) -> Any:
     """The checker insists on the files of external data; for the check alone a large constant becomes an input."""
     import onnx
 
-    absent = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     given = {value.name for value in model.graph.input}
-    for tensor in absent:
-        if tensor.name not in given:
-            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    kept = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    for graph in _graphs_of(model.graph):
+        kept = [t for t in graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+        for tensor in graph.initializer:
+            # A subgraph may have no inputs, but it sees those of the model.
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in given:
+                given.add(tensor.name)
+                model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
     return model
+
+
+def _graphs_of(graph: Any) -> Iterator[Any]:
+    """Yield a GraphProto and those in its nodes' attributes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _graphs_of(inner)
 
 
 def _run(each: GraphPass, graph: gs.Graph, proof: Proof | None) -> PassRecord:
