@@ -137,9 +137,12 @@ def _in_float(edits: Edits, node: gs.Node, grid: Grid) -> Callable[[], None] | N
         return lambda: edits.replace(
             old, edits.constant(f"{given.name}/float", as_float(real_values(given, grid), scale_dtype(node)))
         )
-    if maker is not None and is_quantize(maker) and edits.can_replace(old, maker.inputs[0]):
-        return lambda: edits.replace(old, maker.inputs[0])
-    return None
+    if maker is None or not is_quantize(maker):
+        return None
+    source = maker.inputs[0]
+    if edits.can_replace(old, source):
+        return lambda: edits.replace(old, source)
+    return lambda: edits.replace(old, edits.node("Identity", [source], at=node, like=old))
 
 
 def _type_reason(tensor: gs.Tensor) -> str | None:
