@@ -133,8 +133,9 @@ def measure_candidate(line: Line, target: str, precision: Precision, *, timed: b
     """Run every stage up to validation (`timed`: up to the benchmark), and gather what the gates look at."""
     deferred = get_engine(target).cannot_run()
     line.compile(target, precision)
-    measured = Measured()
-    if deferred is None:
+    if deferred is not None:
+        measured = Measured.from_json(line.validate_graph(target, precision).json("figures.json"))
+    else:
         speed = None
         figures = line.validate(target, precision).json("figures.json")
         found = line.benchmark(target, precision).measured["speed"] if timed and not figures["faults"] else None

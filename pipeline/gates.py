@@ -33,7 +33,7 @@ class Question:
 
     random_calibration: bool = False
     deferred: str | None = None
-    """Why this machine cannot run the engine, when it cannot."""
+    """Why this machine cannot run the engine, when it cannot; `measured` is then about the graph it was built from."""
 
 
 Gate = Callable[[Question], GateVerdict]
@@ -124,6 +124,8 @@ def accuracy_int8_gate(question: Question) -> GateVerdict:
 def metric_gate(question: Question) -> GateVerdict:
     """Refuse an engine that loses more of the task metric than the recipe allows."""
     metric = question.recipe.metric
+    if metric is None and question.recipe.module_passes:
+        return _refused("metric", "module passes change the model's answers; name a `metric` that bounds the loss")
     if metric is None:
         return _skipped("metric", "the recipe names no task metric")
     found = question.measured.metric
@@ -201,8 +203,11 @@ GATES: Final[Mapping[str, Gate]] = {
     "speed": speed_gate,
 }
 
-NEEDS_ENGINE: Final = frozenset(GATES) - {"data"}
-"""Gates whose figures come from running the engine; the original's own figure is taken in the same pass."""
+NEEDS_ENGINE: Final = frozenset({"fallback", "speed"})
+"""Gates that only a running engine can answer."""
+
+SAYS_OF_GRAPH: Final = frozenset({"outputs", "shapes", "accuracy-float", "accuracy-int8", "metric"})
+"""Gates that the graph can already fail before an engine runs, and that the engine must pass all the same."""
 
 
 def check_allowed(allow: Collection[str]) -> None:
@@ -218,15 +223,25 @@ def judge(question: Question, allow: Collection[str] = ()) -> tuple[GateVerdict,
 
 
 def _judge_one(name: str, gate: Gate, question: Question, allow: Collection[str]) -> GateVerdict:
-    if question.deferred is not None and name in NEEDS_ENGINE:
-        applies = gate(question).verdict is not Verdict.SKIPPED
-        if applies:
-            words = f"waits for a machine that can run the engine: {question.deferred}"
-            return GateVerdict(gate=name, verdict=Verdict.DEFERRED, words=words)
     verdict = gate(question)
+    if question.deferred is not None and verdict.verdict is not Verdict.SKIPPED:
+        verdict = _defer(verdict, question.deferred)
     if verdict.verdict is Verdict.REFUSED and name in allow:
         return verdict.model_copy(update={"verdict": Verdict.ALLOWED, "words": f"{verdict.words}; allowed by --allow"})
     return verdict
+
+
+def _defer(verdict: GateVerdict, reason: str) -> GateVerdict:
+    """What a verdict is worth when the engine cannot run here: a graph that fails fails now, one that holds waits."""
+    waits = f"waits for a machine that can run the engine ({reason.rstrip('.')})"
+    if verdict.gate in NEEDS_ENGINE:
+        return GateVerdict(gate=verdict.gate, verdict=Verdict.DEFERRED, words=waits)
+    if verdict.gate not in SAYS_OF_GRAPH:
+        return verdict
+    if verdict.verdict is Verdict.REFUSED:
+        return verdict.model_copy(update={"words": f"the graph that the engine was built from: {verdict.words}"})
+    words = f"the graph holds ({verdict.words}); the engine {waits}"
+    return verdict.model_copy(update={"verdict": Verdict.DEFERRED, "words": words})
 
 
 def refusals(verdicts: Iterable[GateVerdict]) -> list[GateVerdict]:

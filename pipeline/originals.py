@@ -52,11 +52,18 @@ class LazyOriginal:
 
     def get(self) -> Original:
         if self._original is None:
-            from enginery.pipeline.source import load_original
-
-            names = [spec.name for spec in self._inputs]
-            self._original = load_original(self._source, self._folder, trust=self._trust, seed=self._seed, inputs=names)
+            self._original = self._load()
         return self._original
+
+    def fresh(self) -> torch.nn.Module | None:
+        """A copy of the module that nobody else holds; None for an ONNX source."""
+        return self._load().module
+
+    def _load(self) -> Original:
+        from enginery.pipeline.source import load_original
+
+        names = [spec.name for spec in self._inputs]
+        return load_original(self._source, self._folder, trust=self._trust, seed=self._seed, inputs=names)
 
     def check_digest(self, expected: str) -> None:
         """Raise SourceError when loading gives other weights than the stored results were made from."""
@@ -68,18 +75,22 @@ class LazyOriginal:
             )
 
     def session(self, outputs: Sequence[TensorSpec]) -> Session:
-        """The original as a session. With no outputs given, it returns whatever the original returns."""
-        return open_session(self.get(), self._inputs, tuple(outputs))
+        """The original as a session that returns `outputs`; an ONNX file returns all it has.
+
+        Sizes are not checked against a range: whoever asks wants to know what happens.
+        """
+        original = self.get()
+        if original.onnx is not None:
+            return LiteralSession(original.onnx, self._inputs, tuple(outputs), {})
+        assert original.module is not None
+        return module_session(original.module, self._inputs, tuple(outputs))
 
 
-def open_session(original: Original, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Session:
-    """Open a loaded original. Sizes are not checked against a range: whoever asks wants to know what happens."""
-    if original.onnx is not None:
-        return LiteralSession(original.onnx, inputs, outputs, {})
+def module_session(module: torch.nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Session:
+    """Open an `nn.Module` as a session, for any sizes."""
     from enginery.engines.pytorch import PyTorchSession
 
-    assert original.module is not None
-    return PyTorchSession(original.module, inputs, outputs, {})
+    return PyTorchSession(module, inputs, outputs, {})
 
 
 def discover_outputs(module: torch.nn.Module, feeds: Feeds) -> tuple[str, ...]:

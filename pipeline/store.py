@@ -9,6 +9,7 @@ Layout below the root:
     results/<key>/files/…         what the stage wrote
     history/<line>.json           the parts of each stage's last key, so that a rebuild can say what changed
     locks/…                       one lock file per key
+    checkpoints/…                 where long trainings resume
     work/…                        results in the making; a rename publishes them
 
 A result appears by one rename, so a killed process leaves nothing half-written. A damaged result is noticed and built
@@ -149,6 +150,12 @@ class Store:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             return True
         return isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(self.root)
+
+    def workdir(self, name: str) -> Path:
+        """A folder for checkpoints of a long stage. What is in it speeds up and is never trusted as a result."""
+        folder = self.root / "checkpoints" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def lock(self, name: str, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the lock `name` of this store (a context manager)."""

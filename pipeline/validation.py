@@ -48,8 +48,10 @@ Batches = Callable[[], Iterable[Batch]]
 class Validation:
     """One engine against one reference.
 
-    `valid` maps outputs to the inputs that mask their valid positions. `score` begins a measurement of the task
-    metric, if there is one, and `scored` is the output that it reads. `progress` hears (runs done, runs in all).
+    `evaluation` holds the answers that the engine is compared with; `original` those that the metric's loss is counted
+    from (default: the same; with module passes the two differ). `valid` maps outputs to the inputs that mask their
+    valid positions. `score` begins a measurement of the task metric, if there is one, and `scored` is the output that
+    it reads. `progress` hears (runs done, runs in all).
     """
 
     session: Session
@@ -57,6 +59,7 @@ class Validation:
     inputs: Sequence[TensorSpec]
     valid: Mapping[str, str]
     evaluation: EvaluationReference | None = None
+    original: EvaluationReference | None = None
     batches: Batches | None = None
     score: Callable[[], Score] | None = None
     scored: str | None = None
@@ -102,8 +105,9 @@ class Validation:
             outputs = self._run(batch.inputs, f"on batch {number + 1} of the evaluation data")
             if outputs is None:
                 return None
-            original = evaluation.outputs_of(number)
-            comparer.add(original, outputs, batch.inputs)
+            expected = evaluation.outputs_of(number)
+            comparer.add(expected, outputs, batch.inputs)
+            original = expected if self.original is None else self.original.outputs_of(number)
             for score, answers in zip(scores or (), (original, outputs), strict=False):
                 score.update(answers, self._labels(score, original, batch.labels))
             count = number + 1

@@ -144,8 +144,8 @@ def _run(run: Callable[[Feeds], Arrays], feeds: Feeds, case: str) -> Arrays:
         return run(feeds)
     except EngineError as error:
         raise StageError(
-            f"export: the exported model fails at {case}: {str(error).strip()} A dimension was baked in by tracing: look for Python "
-            "code in `forward` that depends on a shape, or make the dimension fixed in the recipe."
+            f"export: the exported model fails at {case}: {str(error).strip()} A dimension was baked in by tracing: "
+            "look for Python code in `forward` that depends on a shape, or make the dimension fixed in the recipe."
         ) from error
 
 

@@ -222,7 +222,7 @@ def test_a_target_that_cannot_be_built_here_says_what_to_install(recipe: Path, t
     ("options", "words"),
     [
         ({"target": "abacus"}, "Target 'abacus' is unknown. Targets: "),
-        ({"precision": "int3"}, "Precision 'int3' is unknown. Precisions: fp32, "),
+        ({"precision": "int3"}, "Precision 'int3' is unknown here. Precisions: fp32, "),
         ({"allow": ["luck"]}, "No gate is called 'luck'. Gates: data, outputs, "),
     ],
 )

@@ -14,7 +14,7 @@ from enginery.engines.base import Arrays, Artifact, BuildSpec, Feeds, Session
 from enginery.engines.onnxruntime import OnnxRuntimeCpu
 from enginery.errors import DataError, EngineryError, GateRefusedError, StageError
 from enginery.pipeline import build as build_module
-from enginery.pipeline import line as line_module
+from enginery.pipeline.line import graph as line_module
 from enginery.pipeline.report import read_report
 
 Spoil = Callable[[Arrays], Arrays]

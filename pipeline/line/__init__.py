@@ -1,0 +1,20 @@
+"""The line of stages for one recipe, wired to the store.
+
+`data` opens the data sets; `original` loads, compresses and answers; `graph` exports, optimizes, calibrates and
+quantizes; `engine` compiles, validates and benchmarks. `Line` is all of them.
+"""
+
+from enginery.pipeline.line.engine import RUNTIMES, Line
+from enginery.pipeline.line.graph import FLOAT_MODES, MODEL, NEEDS_STATISTICS
+from enginery.pipeline.line.wiring import BENCHMARK_SECONDS, LITERAL, MEMORY_BUDGET
+
+__all__ = [
+    "BENCHMARK_SECONDS",
+    "FLOAT_MODES",
+    "LITERAL",
+    "MEMORY_BUDGET",
+    "MODEL",
+    "NEEDS_STATISTICS",
+    "RUNTIMES",
+    "Line",
+]

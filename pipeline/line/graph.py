@@ -1,0 +1,177 @@
+"""The middle stages of a line: export, optimize, calibrate, quantize."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from enginery.engines import Engine, get_engine
+from enginery.pipeline.events import StageName
+from enginery.pipeline.line.original import OriginalStages
+from enginery.pipeline.line.wiring import LITERAL
+from enginery.pipeline.recipe import Mode, Precision
+from enginery.pipeline.store import Result
+
+if TYPE_CHECKING:
+    from enginery.passes.base import GraphPass
+
+FLOAT_MODES: Final = frozenset({Mode.FP32, Mode.FP16, Mode.BF16})
+NEEDS_STATISTICS: Final = frozenset({Mode.INT8})
+MODEL: Final = "model/model.onnx"
+PROVED_AT: Final = ("min", "odd", "opt")
+"""The shapes at which every pass is proved."""
+
+
+class GraphStages(OriginalStages):
+    @cached_property
+    def export(self) -> Result:
+        reference = self.shapes_result
+
+        def run(folder: Path) -> None:
+            from enginery.pipeline.stages import export
+
+            reference.verify()
+            module = self.subject()
+            if module is None:
+                model = self.original.get().onnx
+                assert model is not None
+                export.export_onnx(folder, model=model)
+            else:
+                export.export_module(
+                    folder,
+                    module=module,
+                    example=self.shapes.inputs_of(self.shapes.case("odd")),
+                    inputs=self.inputs,
+                    outputs=self.outputs,
+                    dims=self.dims,
+                    opset=self.recipe.opset,
+                )
+            export.check_export(folder, self.shapes, inputs=self.inputs, valid=self.valid, open_model=self.open_model)
+
+        return self.obtain(
+            StageName("export"),
+            run,
+            config={**self.signature, "opset": self.recipe.opset, "valid": self.valid},
+            inputs={**self.subject_inputs, "reference": reference.digest},
+            code=["enginery.pipeline.stages.export", LITERAL],
+            tools=["torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime"],
+        )
+
+    def graph_passes(self, target: str) -> tuple[GraphPass, ...]:
+        """The passes that the recipe asks for, or the target's defaults."""
+        from enginery.passes.graph import default_passes, graph_passes
+        from enginery.passes.spec import parse_pass
+
+        if self.recipe.graph_passes == "default":
+            return default_passes(target)
+        registry = graph_passes()
+        return tuple(parse_pass(text, registry) for text in self.recipe.graph_passes)
+
+    def optimize(self, target: str) -> Result:
+        from enginery.passes.spec import format_pass
+
+        passes = self.graph_passes(target)
+        exported, reference = self.export, self.shapes_result
+
+        def run(folder: Path) -> None:
+            from enginery.pipeline.stages.optimize import optimize
+
+            exported.verify()
+            shapes = self.shapes
+            cases = {shapes.case(name).name: shapes.case(name) for name in PROVED_AT}
+            optimize(
+                folder,
+                model=exported.path(MODEL),
+                passes=passes,
+                open_model=self.open_model,
+                feeds=[shapes.inputs_of(case) for case in cases.values()],
+            )
+
+        return self.obtain(
+            StageName("optimize", target),
+            run,
+            config={"passes": [format_pass(each) for each in passes]},
+            inputs={"model": exported.digest_of("model"), "reference": reference.digest},
+            code=["enginery.pipeline.stages.optimize", LITERAL, *(type(each).__module__ for each in passes)],
+            tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],
+        )
+
+    def calibrate(self, target: str) -> Result:
+        """The statistics. They depend on the optimized graph, not on the target: equal graphs share them."""
+        optimized = self.optimize(target)
+        feeds = self.calibration_feeds()
+        masks = sorted(set(self.valid.values()))
+        stage = StageName("calibrate", target)
+
+        def run(folder: Path) -> None:
+            from enginery.pipeline.stages.calibrate import calibrate
+
+            optimized.verify()
+            calibrate(
+                folder,
+                model=optimized.path(MODEL),
+                batches=feeds,
+                inputs=self.inputs,
+                dims=self.dims,
+                masks=masks,
+                open_model=self.open_model,
+                memory_budget=self.memory_budget,
+                random=self.random_data,
+                progress=self.progress(stage, "batches"),
+            )
+
+        return self.obtain(
+            stage,
+            run,
+            config={**self.signature, "masks": masks, "random": self.random_data},
+            inputs={"model": optimized.digest_of("model"), **self.data_input("calibration")},
+            code=["enginery.pipeline.stages.calibrate", LITERAL],
+            tools=["onnxruntime", "numpy", "onnx"],
+        )
+
+    def quantize(self, target: str, precision: Precision) -> Result:
+        optimized = self.optimize(target)
+        engine = self.engine(target)
+        statistics = self.calibrate(target) if precision.mode in NEEDS_STATISTICS else None
+        feeds = self.calibration_feeds() if statistics is not None else None
+
+        def run(folder: Path) -> None:
+            from enginery.passes.quantize import get_policy
+            from enginery.pipeline.quantize_options import quantize_options
+            from enginery.pipeline.stages.quantize import quantize
+
+            optimized.verify()
+            if statistics is not None:
+                statistics.verify()
+            quantize(
+                folder,
+                model=optimized.path(MODEL),
+                statistics=statistics.path("statistics") if statistics is not None else None,
+                policy=get_policy(engine.policy),
+                options=quantize_options(precision),
+                open_model=self.open_model,
+                batches=feeds,
+            )
+
+        return self.obtain(
+            StageName("quantize", f"{target} {precision.mode}"),
+            run,
+            config={"precision": precision.model_dump(mode="json"), "policy": engine.policy},
+            inputs={
+                "model": optimized.digest_of("model"),
+                "statistics": statistics.digest if statistics is not None else "none",
+                **(self.data_input("calibration") if feeds is not None else {}),
+            },
+            code=["enginery.pipeline.stages.quantize", "enginery.pipeline.quantize_options", LITERAL],
+            tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "scipy"],
+        )
+
+    def graph(self, target: str, precision: Precision) -> Result:
+        """The graph that the engine is built from: optimized, and of the wanted precision."""
+        if precision.mode is Mode.FP32 or precision.mode.value in self.engine(target).native:
+            return self.optimize(target)
+        return self.quantize(target, precision)
+
+    def engine(self, target: str) -> Engine:
+        return get_engine(target)

@@ -1,0 +1,165 @@
+"""Compress: run the recipe's module passes over the original, before it is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from enginery.engines.base import Arrays, Feeds, TensorSpec
+from enginery.errors import SourceError
+from enginery.passes.base import ModuleContext, ModulePass
+from enginery.pipeline.files import pretty_json
+from enginery.pipeline.originals import LazyOriginal, discover_outputs, module_session
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
+    from enginery.passes.module import ModulePassRecord
+    from enginery.pipeline.validation import Score
+
+RECORD = "compress.json"
+MEASURED = "measured.json"
+
+
+class Batch(Protocol):
+    """One batch of training or evaluation data."""
+
+    @property
+    def inputs(self) -> Arrays: ...
+
+    @property
+    def labels(self) -> npt.NDArray[Any] | None: ...
+
+
+Batches = Callable[[], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The module that the passes made, and what each of them did."""
+
+    module: torch.nn.Module
+    records: tuple[ModulePassRecord, ...]
+    weights_digest: str
+
+    def check(self, expected: str) -> None:
+        """Raise SourceError when the passes gave other weights than the stored results were made from."""
+        if self.weights_digest != expected:
+            raise SourceError(
+                f"The module passes gave other weights than before ({self.weights_digest[:12]}, stored "
+                f"{expected[:12]}) though nothing they depend on changed. Fix the random seed of the training data."
+            )
+
+
+def compress(
+    *,
+    original: LazyOriginal,
+    passes: Sequence[ModulePass],
+    example: Feeds,
+    training: Batches | None,
+    evaluation: Batches | None,
+    score: Callable[[], Score] | None,
+    scored: str | None,
+    higher_is_better: bool,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    folder: Path,
+    workdir: Path,
+    seed: int,
+    progress: Callable[[int, int | None], None],
+) -> Compressed:
+    """Run the passes over a fresh copy of the original.
+
+    Args:
+        original: loads the model; ONNX sources have no module and are refused.
+        passes: in order.
+        example: one batch of inputs by forward-argument name.
+        training: opens the data that passes train on.
+        evaluation: opens the data that the metric is measured on.
+        score: begins a measurement of the task metric.
+        scored: the output that the metric reads (default: the first).
+        higher_is_better: of that metric.
+        inputs: the declared inputs.
+        outputs: the declared outputs, or none.
+        folder: of the recipe, for callables that passes name.
+        workdir: keeps checkpoints, so that a killed training resumes.
+        seed: fixes every random choice.
+        progress: hears (steps done, steps in all or None).
+
+    Raises:
+        SourceError: the source is ONNX.
+        PassError: a pass failed or broke the module.
+    """
+    from enginery.passes.module import run_module_passes
+    from enginery.pipeline.source.original import parameters_digest
+
+    module = original.fresh()
+    if module is None:
+        raise SourceError("`module_passes` work on an nn.Module; the source is an ONNX file. Use `graph_passes`.")
+    names = outputs or tuple(TensorSpec(name, "float32", ()) for name in discover_outputs(module, example))
+    metric = None
+    if score is not None and evaluation is not None:
+        sign = 1.0 if higher_is_better else -1.0
+        metric = _metric(score, evaluation, original, inputs, names, scored, sign)
+    context = ModuleContext(
+        example=example,
+        batches=_pairs(training) if training is not None else None,
+        metric=metric,
+        seed=seed,
+        workdir=workdir,
+        original=lambda: _required(original.fresh()),
+        resolve=lambda text: _resolve(text, folder),
+        progress=progress,
+    )
+    result, records = run_module_passes(module, passes, context)
+    return Compressed(result.eval(), records, parameters_digest(result))
+
+
+def write_compressed(folder: Path, compressed: Compressed) -> None:
+    """Write `compress.json`: what each pass did, and the digest of the weights; and apart from it the seconds."""
+    entries = [record.to_json() for record in compressed.records]
+    seconds = {str(number): entry.pop("seconds") for number, entry in enumerate(entries)}
+    record: Mapping[str, Any] = {"weights_digest": compressed.weights_digest, "passes": entries}
+    (folder / RECORD).write_text(pretty_json(dict(record)))
+    (folder / MEASURED).write_text(pretty_json({"pass_seconds": seconds}))
+
+
+def _pairs(batches: Batches) -> Callable[[], Iterable[tuple[Feeds, npt.NDArray[Any] | None]]]:
+    return lambda: ((batch.inputs, batch.labels) for batch in batches())
+
+
+def _metric(
+    score: Callable[[], Score],
+    evaluation: Batches,
+    original: LazyOriginal,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    scored: str | None,
+    sign: float,
+) -> Callable[[torch.nn.Module], float]:
+    def measure(module: torch.nn.Module) -> float:
+        session = module_session(module, inputs, outputs)
+        reference = original.session(outputs)
+        measurement = score()
+        for batch in evaluation():
+            labels = batch.labels
+            if measurement.needs == "reference":
+                labels = reference.run(batch.inputs)[scored or outputs[0].name]
+            measurement.update(session.run(batch.inputs), labels)
+        return sign * measurement.result()
+
+    return measure
+
+
+def _required(module: torch.nn.Module | None) -> torch.nn.Module:
+    assert module is not None
+    return module
+
+
+def _resolve(text: str, folder: Path) -> Any:
+    from enginery.pipeline.source.callables import Reference, import_callable
+
+    return import_callable(Reference.parse(text, folder), SourceError)
