@@ -60,7 +60,7 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_model(path: Path, *, optimize: bool = False, threads: int | None = None) -> RunModel:
+def open_model(model: Path, *, optimize: bool = False, threads: int | None = None) -> RunModel:
     """Open an ONNX file on the CPU for passes: calibration, proofs, sensitivity.
 
     With `optimize=False` the graph runs literally, node by node. `threads=None` means one per physical core.
@@ -70,9 +70,9 @@ def open_model(path: Path, *, optimize: bool = False, threads: int | None = None
         EngineError: ONNX Runtime refuses the model.
     """
     ort = import_onnxruntime()
-    check_model(path)
+    check_model(model)
     options = SessionOptions(threads=threads or 0, optimization="all" if optimize else "disabled")
-    return RunModel(_open(ort, path, options.session_options(ort), [CPU]))
+    return RunModel(_open(ort, model, options.session_options(ort), [CPU]))
 
 
 class RunModel:

@@ -58,6 +58,10 @@ class Rule(ABC):
     def matches(self, edits: Edits) -> Iterable[Match]:
         """The places in `edits.graph` where the rule applies. Nothing is changed before a repair is called."""
 
+    def concerns(self, target: str) -> bool:
+        """Whether the rule is about the target; `versions` names one where it is not about all of TensorRT."""
+        return not self.versions.startswith("tensorrt-rtx") or target == "tensorrt-rtx"
+
     def finding(self, match: Match) -> Finding:
         fix = self.remedy if match.repair is not None else None
         return Finding(self.name, self.severity, match.node, match.reason, self.versions, fix)

@@ -55,17 +55,20 @@ def lint_model(
     _check_target(target)
     graph = load_graph(model)
     infer_shapes(graph)
-    return lint_graph(graph, ranges=ranges)
+    return lint_graph(graph, target, ranges=ranges)
 
 
-def lint_graph(graph: gs.Graph, *, ranges: Mapping[str, object] | None = None) -> tuple[Finding, ...]:
+def lint_graph(
+    graph: gs.Graph, target: str = "tensorrt", *, ranges: Mapping[str, object] | None = None
+) -> tuple[Finding, ...]:
     """The findings in a graph whose shapes are inferred, each once, in the order of the table."""
     from enginery.passes.graph.conformance.tensorrt import tensorrt_rules
     from enginery.passes.graph.edit import Edits, Names, scopes
 
     names = Names(graph)
     edits = [Edits(scope, names) for scope in scopes(graph)]
-    found = (rule.finding(match) for rule in tensorrt_rules(ranges) for scope in edits for match in rule.matches(scope))
+    rules = [rule for rule in tensorrt_rules(ranges) if rule.concerns(target)]
+    found = (rule.finding(match) for rule in rules for scope in edits for match in rule.matches(scope))
     return tuple(dict.fromkeys(found))
 
 
@@ -96,12 +99,12 @@ def fix_model(
     _check_target(target)
     graph = load_graph(model)
     infer_shapes(graph)
-    before = lint_graph(graph, ranges=ranges)
+    before = lint_graph(graph, target, ranges=ranges)
     result = ConformTensorRT().apply(graph)
     if result.changed:
         check(graph)
         infer_shapes(graph)
-    after = lint_graph(graph, ranges=ranges)
+    after = lint_graph(graph, target, ranges=ranges)
     save_graph(graph, output)
     worst: dict[str, Difference] = {}
     if open_model is not None:

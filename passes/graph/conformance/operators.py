@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from enginery.passes.graph.conformance.base import Match, Rule
+from enginery.passes.graph.conformance.base import Match, Rule, Severity
 from enginery.passes.graph.edit import label
 from enginery.passes.graph.weights import is_known, numpy_dtype, peek
 
@@ -47,6 +47,7 @@ class Form:
     when: Callable[[gs.Node], bool]
     reason: str
     versions: str = "all versions"
+    severity: Severity = "error"
 
 
 def _used(node: gs.Node, index: int) -> bool:
@@ -76,6 +77,8 @@ def _has_bias(node: gs.Node) -> bool:
     return len(node.inputs) > 3 and not node.inputs[3].is_empty()
 
 
+_CRASH: Final = "crashes the builder where there is no GPU; lower it to MatMul and Softmax"
+
 FORMS: Final = (
     Form("MaxPool", lambda n: _used(n, 1), "returns indices; TensorRT's MaxPool has one output"),
     Form("LayerNormalization", lambda n: _used(n, 1), "returns mean or deviation; TensorRT's has one output"),
@@ -85,8 +88,8 @@ FORMS: Final = (
     Form("TopK", _large_k, f"asks for more than {TOPK_LIMIT} elements, TensorRT's limit"),
     Form("MatMulNBits", _float32, "has float32 activations; TensorRT takes float16"),
     Form("MultiHeadAttention", _has_bias, "has a bias", "tensorrt-rtx"),
-    Form("MultiHeadAttention", lambda _: True, "crashes the builder where there is no GPU", "tensorrt-rtx 1.7"),
-    Form("Attention", lambda _: True, "crashes the builder where there is no GPU", "tensorrt-rtx 1.7"),
+    Form("MultiHeadAttention", lambda _: True, _CRASH, "tensorrt-rtx 1.7", "warning"),
+    Form("Attention", lambda _: True, _CRASH, "tensorrt-rtx 1.7", "warning"),
     Form("Scan", lambda _: True, "is refused by the parser", "tensorrt-rtx 1.7"),
     Form("NonZero", lambda _: True, "needs a plugin that TensorRT-RTX does not carry", "tensorrt-rtx"),
 )  # fmt: skip
@@ -114,8 +117,8 @@ class UnsupportedForm(Rule):
     name: ClassVar[str] = "unsupported-form"
 
     def __init__(self, form: Form) -> None:
-        # An instance has its own `versions`, which shadows the class variable that a rule of one row has.
-        vars(self)["versions"] = form.versions
+        # An instance has values of its own, which shadow the class variables that a rule of one row has.
+        vars(self).update(versions=form.versions, severity=form.severity)
         self.form = form
 
     def matches(self, edits: Edits) -> Iterable[Match]:

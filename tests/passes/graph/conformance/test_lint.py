@@ -71,6 +71,13 @@ def test_named_dimensions_are_enough_without_ranges(tmp_path):
     assert lint_model(save(GOOD, tmp_path), ranges={"n": 1}) == ()
 
 
+def test_a_row_about_one_product_concerns_no_other(tmp_path):
+    path = save("g (float[n, 2, s, 4] x) => (float[n, 2, s, 4] y) { y = Attention(x, x, x) }", tmp_path, opset=23)
+    (finding,) = lint_model(path, "tensorrt-rtx")
+    assert (finding.severity, finding.versions) == ("warning", "tensorrt-rtx 1.7")
+    assert lint_model(path, "tensorrt") == ()
+
+
 def test_a_target_without_a_table_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no lint for the target 'onnxruntime-cpu'. Available: tensorrt, "):
         lint_model(save(GOOD, tmp_path), "onnxruntime-cpu")

@@ -185,11 +185,11 @@ def write(row, folder):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
 def test_each_row_holds_on_the_real_builder(row, tmp_path):
     path, model = write(row, tmp_path)
-    findings = [finding for finding in lint_model(path) if finding.rule == row.rule]
+    findings = [finding for finding in lint_model(path, "tensorrt-rtx") if finding.rule == row.rule]
     assert findings, "the lint does not see it"
     assert (rtx.build(path).__class__ is str) == (row.given == "refused")
     fixed = tmp_path / "fixed.onnx"
-    result = fix_model(path, fixed)
+    result = fix_model(path, fixed, "tensorrt-rtx")
     if row.fixed == "no":
         assert all(finding.fix is None for finding in findings)
         assert row.rule in {finding.rule for finding in result.after}
