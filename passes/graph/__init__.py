@@ -11,9 +11,17 @@ from enginery.passes.base import GraphPass
 from enginery.passes.spec import parse_pass
 
 _PASSES = {
+    "conform-tensorrt": "conformance.tensorrt:ConformTensorRT",
     "fold-constants": "clean.fold_constants:FoldConstants",
+    "freeze-initializers": "clean.freeze_initializers:FreezeInitializers",
     "fuse-attention": "fusion.attention:FuseAttention",
+    "fuse-conv-batch-norm": "fusion.conv_batch_norm:FuseConvBatchNorm",
     "fuse-gelu": "fusion.gelu:FuseGelu",
+    "fuse-grouped-queries": "fusion.grouped_queries:FuseGroupedQueries",
+    "fuse-hard-swish": "fusion.hard_swish:FuseHardSwish",
+    "fuse-layer-norm": "fusion.layer_norm:FuseLayerNorm",
+    "fuse-rms-norm": "fusion.rms_norm:FuseRMSNorm",
+    "fuse-rotary": "fusion.rotary:FuseRotary",
     "lower-to-multi-head-attention": "lower.multi_head_attention:LowerToMultiHeadAttention",
     "lower-to-primitive-attention": "lower.primitive_attention:LowerToPrimitiveAttention",
     "merge-casts": "clean.merge_casts:MergeCasts",
@@ -24,25 +32,36 @@ _PASSES = {
     "pack-attention": "lower.packed_attention:PackAttention",
     "remove-dead-code": "clean.remove_dead_code:RemoveDeadCode",
     "remove-identities": "clean.remove_identities:RemoveIdentities",
-    "store-codebooks": "share.codebook:StoreCodebooks",
+    "restore-weight-names": "clean.restore_weight_names:RestoreWeightNames",
+    "simplify-masks": "clean.simplify_masks:SimplifyMasks",
     "simplify-shapes": "clean.simplify_shapes:SimplifyShapes",
+    "store-codebooks": "share.codebook:StoreCodebooks",
 }
 
 _CLEAN = (
+    "freeze-initializers",
     "remove-dead-code",
     "fold-constants",
     "merge-duplicate-weights",
     "merge-duplicate-nodes",
     "simplify-shapes",
+    "simplify-masks",
     "merge-transposes",
     "merge-casts",
     "merge-reshapes",
     "remove-identities",
     "fold-constants",
     "merge-duplicate-nodes",
+    "restore-weight-names",
 )
 
-_RECOGNIZE = ("fuse-gelu", "fuse-attention")
+_RECOGNIZE = (
+    "fuse-conv-batch-norm",
+    "fuse-layer-norm",
+    "fuse-gelu",
+    "fuse-hard-swish",
+    "fuse-attention",
+)
 
 # What lowering leaves around the ops that it wrote.
 _TIDY = (

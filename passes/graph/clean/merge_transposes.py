@@ -63,7 +63,10 @@ def _batched(node: gs.Node, shapes: ShapeValues) -> tuple[gs.Tensor, list[int]] 
     dims, middle, target = shapes.dims(source), shapes.vector(flat.inputs[1]), shapes.vector(node.inputs[1])
     if dims is None or middle is None or target is None or len(middle) != 3 or len(dims) < 3:
         return None
-    if middle[0] != -1 or middle[1:] != dims[-2:] or target != (*dims[:-2], dims[-1], dims[-2]):
+    wanted = (*dims[:-2], dims[-1], dims[-2])
+    if middle[0] != -1 or middle[1:] != dims[-2:] or len(target) != len(wanted) or target.count(-1) > 1:
         return None
+    if any(one not in (other, -1) for one, other in zip(target, wanted, strict=True)):
+        return None  # one open dimension is what is left for it
     rank = len(dims)
     return source, [*range(rank - 2), rank - 1, rank - 2]

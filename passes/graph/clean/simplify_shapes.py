@@ -11,6 +11,7 @@ import numpy as np
 from enginery.passes.base import Refusal
 from enginery.passes.graph.base import ScopedPass
 from enginery.passes.graph.edit import label
+from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.symbolic import ShapeValues, Vector
 from enginery.passes.graph.weights import is_known
 
@@ -29,7 +30,8 @@ class SimplifyShapes(ScopedPass):
        is copied (0), one other dynamic dimension is left to the runtime (-1).
     3. A target with two dynamic dimensions that the input does not have at the same place is kept. (Refused.)
     4. An `Expand` to the shape that its input has hands it on, and so does a `Reshape`.
-    5. Named dimensions are trusted as the exporter declared them; the proof runs several sizes of each.
+    5. The `Shape` of one named dimension is read from a graph input that has it, so that layers share it.
+    6. Named dimensions are trusted as the exporter declared them; the proof runs several sizes of each.
     """
 
     name: ClassVar[str] = "simplify-shapes"
@@ -43,6 +45,8 @@ class SimplifyShapes(ScopedPass):
                 continue
             if node.op in ("Reshape", "Expand") and len(node.inputs) == 2:
                 yield from _target(node, shapes, edits)
+            elif node.op == "Shape" and (found := _from_input(node, edits)) is not None:
+                edits.replace(node.outputs[0], found)
             else:
                 _fold(node, shapes, edits)
 
@@ -59,6 +63,23 @@ def _fold(node: gs.Node, shapes: ShapeValues, edits: Edits) -> None:
         return
     folded = np.array(values, output.dtype)
     edits.replace(output, edits.constant(output.name, folded.reshape([len(values)] if len(output.shape) else [])))
+
+
+def _from_input(node: gs.Node, edits: Edits) -> gs.Tensor | None:
+    """Case 5."""
+    dims = dims_of(node.inputs[0])
+    if dims is None or edits.is_input(node.inputs[0]) or edits.is_output(node.outputs[0]) or edits.graph.opset < 15:
+        return None
+    read = dims[node.attrs.get("start", 0) : node.attrs.get("end", len(dims))]
+    if len(read) != 1 or not isinstance(read[0], str):
+        return None
+    for tensor in edits.graph.inputs:
+        given = dims_of(tensor) or ()
+        if read[0] in given:
+            axis = given.index(read[0])
+            attrs = {"start": axis, "end": axis + 1}
+            return edits.node("Shape", [tensor], at=node, takes_name=True, like=node.outputs[0], attrs=attrs)
+    return None
 
 
 def _target(node: gs.Node, shapes: ShapeValues, edits: Edits) -> Iterable[Refusal]:

@@ -97,3 +97,12 @@ def test_unnamed_dimensions_have_symbols_of_their_own(tmp_path):
       t = Concat<axis: int = 0>(s, two) y = Reshape(c, t) }"""
     feeds = [{"x": np.ones((n, 2), np.float32), "i": np.ones(n, np.int64)} for n in (2, 3)]
     assert apply(SimplifyShapes(), text, tmp_path, feeds=feeds).ops == ["Cast", "Compress"]
+
+
+def test_a_named_dimension_is_read_from_an_input(tmp_path):
+    text = """g (float[N, S] x) => (float[1] y, float[1] z) { a = Exp(x) b = Neg(x)
+      s = Shape<start: int = 1, end: int = 2>(a) t = Shape<start: int = 1>(b)
+      y = Cast<to: int = 1>(s) z = Cast<to: int = 1>(t) }"""
+    graph = apply(SimplifyShapes(), text, tmp_path).graph
+    shapes = [node for node in graph.nodes if node.op == "Shape"]
+    assert [(node.inputs[0].name, node.attrs["start"], node.attrs["end"]) for node in shapes] == [("x", 1, 2)] * 2
