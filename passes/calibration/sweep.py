@@ -14,7 +14,7 @@ from enginery.passes.base import Feeds, OpenModel, RunModel
 from enginery.passes.calibration.batches import BatchCheck, Batches
 from enginery.passes.calibration.digest import batch_digest, graph_digest
 from enginery.passes.calibration.exposed import dimension_names, observable_tensors, save_exposed, with_shapes
-from enginery.passes.calibration.masks import mask_dimensions, valid_positions
+from enginery.passes.calibration.masks import Mask, mask_dimensions, valid_positions
 from enginery.passes.calibration.tensor_statistics import TensorStatistics, channel_axis, observe
 
 Progress = Callable[[int, int | None], None]
@@ -57,13 +57,10 @@ class Calibrated:
         save_exposed(self.graph, self.model, target, tensors, shapes=shapes)
         return self.open_model(target, optimize=True)
 
-    def observe(self, name: str, array: Any, feeds: Feeds, *, histograms: bool) -> TensorStatistics | None:
-        """The statistics of one tensor of one batch, or None when all of it is masked."""
-        dims = self.dims.get(name, ())
-        mask = None
-        if len(dims) == array.ndim:
-            mask = valid_positions(dims, channel_axis(array.ndim), feeds, self.masks)
-        return observe(array, mask=mask, histograms=histograms)
+    def mask(self, tensor: str, rank: int, feeds: Feeds) -> Mask | None:
+        """The valid positions of a tensor in one batch; None when all are, or its dimensions are not known."""
+        dims = self.dims.get(tensor, ())
+        return valid_positions(dims, channel_axis(rank), feeds, self.masks) if len(dims) == rank else None
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,9 @@ class Sweep:
         merged = {name: self.seen.tensors[name] for name in self._tensors if name in self.seen.tensors}
         for name in self._tensors:
             # Popped, so that each array is freed as soon as it was observed.
-            part = self._calibrated.observe(name, outputs.pop(name), feeds, histograms=self._histograms)
+            array = outputs.pop(name)
+            mask = self._calibrated.mask(name, array.ndim, feeds)
+            part = observe(array, mask=mask, histograms=self._histograms)
             if part is not None:
                 merged[name] = merged[name].merge(part) if name in merged else part
         return merged

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from enginery.passes.quantize.grid import Grid
+from enginery.passes.quantize.pairs import grid_of
 from enginery.passes.quantize.policy import Policy
 from enginery.passes.quantize.weights import values
 
@@ -32,13 +33,6 @@ def fold(graph: Any, policy: Policy) -> int:
     graph.nodes = [node for node in graph.nodes if node.outputs]
     graph.toposort()
     return folded
-
-
-def grid_of(node: gs.Node) -> Grid:
-    """The grid of a QuantizeLinear or DequantizeLinear node."""
-    scale, zero = (values(cast("Any", tensor)) for tensor in node.inputs[1:3])
-    axis = node.attrs.get("axis", 1) if scale.ndim else None
-    return Grid(scale, zero.astype(np.int64), zero.dtype.name, axis)
 
 
 def _fold_weight(node: gs.Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from enginery.errors import StatisticsError
@@ -10,11 +11,12 @@ from enginery.passes.calibration.batches import Batches
 from enginery.passes.calibration.digest import graph_digest
 from enginery.passes.calibration.observers import make_observer
 from enginery.passes.calibration.statistics import Statistics
+from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.fold import fold
 from enginery.passes.quantize.options import QuantizeOptions
-from enginery.passes.quantize.place import place
-from enginery.passes.quantize.plan import make_plan, names_of
+from enginery.passes.quantize.plan import names_of
 from enginery.passes.quantize.policy import Policy
+from enginery.passes.quantize.remedies import treat
 
 
 def quantize_model(
@@ -44,18 +46,31 @@ def quantize_model(
     Raises:
         StatisticsError: statistics are absent, incomplete, or of another graph.
     """
-    from enginery.passes.graph.ir import load_graph, save_graph
+    from enginery.passes.graph.ir import save_graph
 
     if statistics is None:
         raise StatisticsError("Static int8 needs statistics and got none. Run `enginery calibrate` first.")
     statistics.require_graph(graph_digest(model))
     if not statistics.complete:
         raise StatisticsError("The statistics are of an interrupted run. Resume it with `enginery calibrate --resume`.")
-    graph = load_graph(model)
-    observer = make_observer(options.observer, options.percentile)
-    plan = make_plan(graph, policy, options, statistics.tensors)
-    pairs = place(graph, plan, policy, observer, statistics.tensors)
-    fold(graph, policy)
-    save_graph(graph, output)
-    integer = [names_of(node)[0] for node, _ in plan.compute]
-    return PassResult(len(integer), tuple(plan.refusals), {"integer": integer, "pairs": pairs})
+    with tempfile.TemporaryDirectory(prefix="enginery-quantize-") as folder:
+        context = QuantizeContext(
+            policy=policy,
+            options=options,
+            observer=make_observer(options.observer, options.percentile),
+            tensors=dict(statistics.tensors),
+            open_model=open_model,
+            batches=batches,
+            workdir=Path(folder),
+            masks=statistics.masks,
+        )
+        treated = treat(model, context)
+        fold(treated.graph, policy)
+        save_graph(treated.graph, output)
+    plan = treated.plan
+    details = {
+        "integer": [names_of(node)[0] for node, _ in plan.compute],
+        "pairs": treated.pairs,
+        "remedies": [step.to_json() for step in treated.steps],
+    }
+    return PassResult(len(plan.compute), tuple(plan.refusals), details)

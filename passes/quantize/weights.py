@@ -10,6 +10,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+_TRANSPARENT = ("QuantizeLinear", "DequantizeLinear")
+
 
 def output_axis(node: gs.Node) -> int:
     """The axis of the weight that counts output channels: Conv 0, MatMul last, Gemm by transB."""
@@ -62,4 +64,9 @@ def values(constant: gs.Constant) -> npt.NDArray[Any]:
     return peek(constant)
 
 
-_TRANSPARENT = ("QuantizeLinear", "DequantizeLinear")
+def replace_constant(node: gs.Node, index: int, array: npt.NDArray[Any], suffix: str) -> None:
+    """Give one input of one node a constant of its own, whoever else uses the old one."""
+    import onnx_graphsurgeon as gs
+
+    # Named after the node's output, which is unique; the old name may belong to a shared constant.
+    node.inputs[index] = gs.Constant(f"{node.outputs[0].name}/{index}/{suffix}", np.ascontiguousarray(array))

@@ -1,0 +1,113 @@
+"""What a remedy may use besides the graph: statistics, policy, and a way to run the model on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from enginery.errors import DataError
+from enginery.passes.base import Feeds, OpenModel, PassResult
+from enginery.passes.calibration.batches import Batches
+from enginery.passes.calibration.exposed import COMPUTE
+from enginery.passes.calibration.observers import Observer
+from enginery.passes.calibration.sweep import Calibrated
+from enginery.passes.calibration.tensor_statistics import TensorStatistics
+from enginery.passes.quantize.options import QuantizeOptions
+from enginery.passes.quantize.policy import Policy
+from enginery.passes.quantize.weights import has_constant_weight
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+HELD_OUT_EVERY = 4
+"""Every fourth batch measures what the others fitted."""
+
+
+@dataclass
+class QuantizeContext:
+    """The surroundings of a quantization.
+
+    Attributes:
+        tensors: Statistics by tensor name. A remedy that rescales a tensor puts its new statistics here.
+        workdir: A folder for models that are run on the way.
+        float_model: The float graph that Q/DQ pairs were put into; set before remedies of kind `after` run. Nodes have
+            the same names in both.
+        masks: Inputs that mark valid positions.
+        most_batches: How many batches a remedy looks at; more cost time and gain little.
+    """
+
+    policy: Policy
+    options: QuantizeOptions
+    observer: Observer
+    tensors: dict[str, TensorStatistics]
+    open_model: OpenModel
+    batches: Batches | None
+    workdir: Path
+    float_model: Path | None = None
+    masks: tuple[str, ...] = ()
+    most_batches: int = 32
+    seed: int = 0
+    _counter: list[int] = field(default_factory=lambda: [0])
+
+    def fitting(self) -> Iterator[Feeds]:
+        """The batches that remedies fit on; all of them when there are too few to hold any out."""
+        return (feeds for index, feeds in self._numbered() if not self._held_out(index))
+
+    def held_out(self) -> Iterator[Feeds]:
+        """The batches that remedies are measured on."""
+        return (feeds for index, feeds in self._numbered() if self._held_out(index) or not self._enough())
+
+    def write(self, graph: gs.Graph, name: str) -> Path:
+        """Save a graph into the work folder under a name of its own."""
+        from enginery.passes.graph.ir import save_graph
+
+        self._counter[0] += 1
+        path = self.workdir / f"{self._counter[0]}-{name}.onnx"
+        save_graph(graph, path)
+        return path
+
+    def open_inside(self, graph: gs.Graph, name: str) -> Calibrated:
+        """The graph as a model whose inner tensors can be read."""
+        return Calibrated.open(self.write(graph, name), self.open_model, self.masks)
+
+    def float_nodes(self) -> dict[str, gs.Node]:
+        """The compute nodes of the float model by name. Their weights are read from disk when asked for."""
+        from enginery.passes.graph.ir import load_graph
+
+        assert self.float_model is not None
+        nodes = load_graph(self.float_model).nodes
+        return {node.name: node for node in nodes if node.op in COMPUTE and has_constant_weight(node)}
+
+    def _numbered(self) -> Iterable[tuple[int, Feeds]]:
+        return islice(enumerate(self._open()()), self.most_batches)
+
+    def _held_out(self, index: int) -> bool:
+        return self._enough() and index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+    def _enough(self) -> bool:
+        return sum(1 for _ in islice(self._open()(), HELD_OUT_EVERY)) == HELD_OUT_EVERY
+
+    def _open(self) -> Batches:
+        if self.batches is None:
+            raise DataError(
+                "This remedy measures on calibration data and got none. Give `data.calibration` or leave it out."
+            )
+        return self.batches
+
+
+class Remedy(Protocol):
+    """A pass that makes a quantized graph more accurate. Implementations are frozen dataclasses.
+
+    `when` is `before` for those that edit the float graph (and its statistics), `after` for those that edit the graph
+    with Q/DQ pairs, whose weights are still float.
+    """
+
+    name: ClassVar[str]
+    when: ClassVar[Literal["before", "after"]]
+
+    def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
+        """Edit `graph` in place."""
+        ...

@@ -1,0 +1,170 @@
+"""Remedies by name, and the choice among them by measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from enginery.passes.base import PassResult
+from enginery.passes.quantize.bias import CorrectBias
+from enginery.passes.quantize.context import QuantizeContext, Remedy
+from enginery.passes.quantize.equalize import Equalize
+from enginery.passes.quantize.fidelity import Reference
+from enginery.passes.quantize.place import place
+from enginery.passes.quantize.plan import Plan, make_plan
+from enginery.passes.quantize.rounding import RoundWeights
+from enginery.passes.quantize.smooth import Smooth
+from enginery.passes.spec import format_pass, parse_pass
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+LEAST_GAIN = 0.1
+"""dB of output SNR below which a remedy that was not asked for is not worth its place."""
+
+
+def remedies() -> Mapping[str, type[Remedy]]:
+    """Every remedy by name."""
+    return {remedy.name: remedy for remedy in (Smooth, Equalize, RoundWeights, CorrectBias)}
+
+
+DEFAULT = ("smooth", "equalize", "round-weights", "correct-bias")
+"""What `default` tries, in this order."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One remedy that was tried: output SNR before and after (dB; None when not measured), and whether it was kept."""
+
+    remedy: str
+    kept: bool
+    before: float | None
+    after: float | None
+    result: PassResult
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "remedy": self.remedy,
+            "kept": self.kept,
+            "before_db": self.before,
+            "after_db": self.after,
+            "changed": self.result.changed,
+            "refusals": [str(refusal) for refusal in self.result.refusals],
+            **self.result.details,
+        }
+
+
+@dataclass(frozen=True)
+class Treated:
+    """A graph with Q/DQ pairs whose weights are float, the plan behind it, and what was tried on the way."""
+
+    graph: Any
+    plan: Plan
+    pairs: int
+    steps: tuple[Step, ...]
+
+
+def treat(model: Path, context: QuantizeContext) -> Treated:
+    """Place Q/DQ pairs and apply remedies: those that the options name, or those that measurement favours.
+
+    Named remedies are applied in their order without question. With `default` each is kept if it raises the median
+    output SNR on held-out batches by `LEAST_GAIN`; without calibration data none is tried.
+    """
+    if context.options.passes == "default":
+        return _choose(model, context) if context.batches is not None else _apply(model, context, ())
+    given = [parse_pass(text, remedies()) for text in context.options.passes]
+    return _apply(model, context, given)
+
+
+def _apply(model: Path, context: QuantizeContext, given: Sequence[Remedy]) -> Treated:
+    from enginery.passes.graph.ir import load_graph
+
+    graph = load_graph(model)
+    name_nodes(graph)
+    steps = [_run(remedy, graph, context) for remedy in given if remedy.when == "before"]
+    context.float_model = context.write(graph, "float")
+    plan, pairs = _place(graph, context)
+    steps += [_run(remedy, graph, context) for remedy in given if remedy.when == "after"]
+    return Treated(graph, plan, pairs, tuple(steps))
+
+
+def name_nodes(graph: gs.Graph) -> None:
+    """Give every node a name of its own: remedies find nodes of one graph in another by it."""
+    from enginery.passes.graph.edit import Names
+
+    names = Names(graph)
+    taken: set[str] = set()
+    for node in graph.nodes:
+        if not node.name or node.name in taken:
+            node.name = names.fresh(f"{node.outputs[0].name}/{node.op}")
+        taken.add(node.name)
+
+
+def _run(remedy: Remedy, graph: gs.Graph, context: QuantizeContext) -> Step:
+    return Step(format_pass(remedy), kept=True, before=None, after=None, result=remedy.apply(graph, context))
+
+
+def _place(graph: gs.Graph, context: QuantizeContext) -> tuple[Plan, int]:
+    plan = make_plan(graph, context.policy, context.options, context.tensors)
+    return plan, place(graph, plan, context.policy, context.observer, context.tensors)
+
+
+def _choose(model: Path, context: QuantizeContext) -> Treated:
+    """Keep what helps. Graphs go through files between steps, so that a rejected edit leaves no trace."""
+    trials = _Trials(model, context)
+    for text in DEFAULT:
+        trials.try_out(parse_pass(text, remedies()))
+    return trials.result()
+
+
+class _Trials:
+    """The best graph so far: `float_model` before placement, `placed` after it, and its output SNR."""
+
+    def __init__(self, model: Path, context: QuantizeContext) -> None:
+        from enginery.passes.graph.ir import load_graph
+
+        self._context = context
+        self._reference = Reference.record(model, context)
+        self._steps: list[Step] = []
+        graph = load_graph(model)
+        name_nodes(graph)
+        context.float_model = context.write(graph, "float")
+        self._placed, self._plan, self._pairs = self._place(context.float_model)
+        self._score = self._reference.measure(self._placed, context)
+
+    def try_out(self, remedy: Remedy) -> None:
+        from enginery.passes.graph.ir import load_graph
+
+        context, before = self._context, remedy.when == "before"
+        tensors, float_model = dict(context.tensors), context.float_model
+        assert float_model is not None
+        graph = load_graph(float_model if before else self._placed)
+        result = remedy.apply(graph, context)
+        name = format_pass(remedy)
+        if result.changed == 0:
+            self._steps.append(Step(name, kept=False, before=self._score, after=None, result=result))
+            return
+        edited = context.write(graph, remedy.name)
+        placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
+        after = self._reference.measure(placed, context)
+        kept = after >= self._score + LEAST_GAIN
+        self._steps.append(Step(name, kept=kept, before=self._score, after=after, result=result))
+        if kept:
+            self._placed, self._plan, self._pairs, self._score = placed, plan, pairs, after
+            context.float_model = edited if before else float_model
+        else:
+            context.tensors = tensors
+
+    def result(self) -> Treated:
+        from enginery.passes.graph.ir import load_graph
+
+        return Treated(load_graph(self._placed), self._plan, self._pairs, tuple(self._steps))
+
+    def _place(self, float_model: Path) -> tuple[Path, Plan, int]:
+        from enginery.passes.graph.ir import load_graph
+
+        graph = load_graph(float_model)
+        plan, pairs = _place(graph, self._context)
+        return self._context.write(graph, "placed"), plan, pairs

@@ -1,0 +1,52 @@
+"""The choice among remedies by measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from quantizable import calibrate, conv_net, images, mlp_block, run_all, sequences, snr
+
+from enginery.engines.onnxruntime import open_model
+from enginery.errors import UsageError
+from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
+
+
+def quantize(model: Path, batches, passes, name: str):
+    output = model.with_name(f"{name}.onnx")
+    result = quantize_model(
+        model,
+        output,
+        calibrate(model, batches),
+        policy=get_policy("onnxruntime-cpu"),
+        options=QuantizeOptions(passes=passes),
+        open_model=open_model,
+        batches=batches,
+    )
+    return result, snr(run_all(model, batches), run_all(output, batches))
+
+
+@pytest.mark.parametrize(("build", "batches"), [(conv_net, images()), (mlp_block, sequences())])
+def test_default_keeps_what_helps_and_says_what_it_measured(tmp_path: Path, build, batches) -> None:
+    model = build(tmp_path / "model.onnx")
+    _, plain = quantize(model, batches, (), "plain")
+    result, chosen = quantize(model, batches, "default", "chosen")
+    assert chosen > plain
+    kept = [step for step in result.details["remedies"] if step["kept"]]
+    assert kept
+    assert all(step["after_db"] >= step["before_db"] + 0.1 for step in kept)
+    assert [step["remedy"] for step in result.details["remedies"]] == [
+        *("smooth", "equalize", "round-weights", "correct-bias"),
+    ]
+
+
+def test_named_remedies_are_applied_without_question(tmp_path: Path) -> None:
+    result, _ = quantize(mlp_block(tmp_path / "model.onnx"), sequences(), ("smooth{alpha=0.5}",), "named")
+    (step,) = result.details["remedies"]
+    assert step["kept"]
+    assert step["remedy"] == "smooth{alpha=0.5}"
+
+
+def test_an_unknown_remedy_is_refused_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="available: correct-bias, equalize, round-weights, smooth"):
+        quantize(mlp_block(tmp_path / "model.onnx"), sequences(), ("smoth",), "unknown")
