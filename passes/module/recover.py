@@ -19,7 +19,8 @@ class Recover(Training):
     1. Masks and codebooks of earlier passes are kept: a pruned weight stays zero, a shared one stays shared.
     2. With a metric in the recipe, the best epoch's weights are kept; the state before training counts as epoch 0,
        so the pass never ends below where it began.
-    3. A killed training resumes from its last checkpoint and ends as if it had not been killed.
+    3. A killed training resumes from its last checkpoint and ends as if it had not been killed; one that ended is
+       remembered beside the checkpoints.
     4. Without training data, without labels (unless the loss needs none), or with a loss that is not finite, it raises.
     """
 

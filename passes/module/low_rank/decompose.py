@@ -52,7 +52,7 @@ def decompose(weight: torch.Tensor, moments: Moments | None) -> Decomposition:
     Without moments, the truncated product is the nearest in the Frobenius norm (Eckart and Young 1936). With them, it
     is the one whose output error is least over the data: W S = U s V^T is truncated and S undone (Wang et al. 2024,
     "SVD-LLM"). Here S whitens the inputs *about their mean*, and the bias takes over the mean's part, which is never
-    worse than whitening the raw second moment.
+    worse than whitening the raw second moment, and each input vector counts by the inverse of its squared output.
     """
     weight = weight.detach().double().cpu()
     if moments is None:

@@ -22,8 +22,8 @@ class Factorize:
     1. Exactly one rule sets the ranks: `energy` (the least rank that keeps this share of each layer's energy),
        `share` (each layer keeps this share of its elements), `budget` (all layers together keep this share, spread
        where it costs least), or `rank`.
-    2. `aware=true` weighs errors by what the layer reads over `samples` batches of the training data and lets the bias
-       take over the mean; `aware=false` is the plain SVD of the weight and needs no data.
+    2. `aware=true` minimizes the relative error of each output vector over `samples` batches of the training data and
+       lets the bias take over the mean; `aware=false` is the plain SVD of the weight and needs no data.
     3. The output's shape, the bias and every attribute of the convolution but its kernel size stay.
     4. Kept whole, with a reason: a rank at which the two factors are not smaller than the weight, a grouped
        convolution, a padding other than zeros given in numbers (with `aware`), a weight that is shared or masked.

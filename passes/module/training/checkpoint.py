@@ -55,7 +55,3 @@ class Checkpoint:
             return torch.load(self.path, weights_only=True)
         except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             raise IntegrityError(f"checkpoint {self.path} cannot be read: {error}; delete it to start anew") from error
-
-    def remove(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

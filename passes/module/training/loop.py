@@ -36,7 +36,6 @@ class Course:
     losses: list[float] = field(default_factory=list[float])
     metrics: list[float] = field(default_factory=list[float])
     best_epoch: int = 0
-    resumed: int = 0
 
 
 def train(
@@ -57,7 +56,8 @@ def train(
     further trainable parameters, such as a distillation's projections. `facts` joins the checkpoint's fingerprint.
     `settled` is the progress from which an epoch can be the best one (gradual pruning is not done before).
     On the CPU, the same module, options, data and seed give the same weights, killed and resumed or not, as long as
-    `minutes` is not given.
+    `minutes` is not given. A training that ended leaves its result in `context.workdir`: asked for again, it is not
+    run again, so that even one bounded by minutes gives the same weights there.
 
     Raises:
         PassError: the context has no training data, or the loss is not finite.
@@ -102,6 +102,7 @@ class _Run:
         self.best: State | None = None
         self.per_epoch: int | None = None
         self.reached = "epochs"
+        self.ended = False
 
     def go(self) -> None:
         assert self.context.batches is not None
@@ -109,10 +110,13 @@ class _Run:
             self.per_epoch = count(self.context.batches, batch=self.options.batch)
         if not self._resume():
             self._evaluate()
+        if self.ended:
+            return
         while not self._finished():
             self._epoch()
         self._settle()
-        self.checkpoint.remove()
+        self.ended = True
+        self._save()
 
     def _finished(self) -> bool:
         options, course = self.options, self.course
@@ -222,29 +226,33 @@ class _Run:
             self.trained.load_state_dict(self.average.state)
 
     def _save(self) -> None:
-        self.checkpoint.save(
-            {
-                "module": self.trained.state_dict(),
+        state: dict[str, Any] = {"module": self.trained.state_dict(), "course": asdict(self.course)}
+        if self.ended:
+            state |= {"ended_by": self.reached, "kept_best": self.best is not None}
+        else:
+            state |= {
                 "optimizer": self.optimizer.state_dict(),
                 "average": None if self.average is None else self.average.state,
                 "updates": 0 if self.average is None else self.average.updates,
                 "best": self.best,
-                "course": asdict(self.course),
                 "random": torch.get_rng_state(),
             }
-        )
+        self.checkpoint.save(state)
 
     def _resume(self) -> bool:
         state = self.checkpoint.load()
         if state is None:
             return False
         self.trained.load_state_dict(state["module"])
+        self.course = Course(**state["course"])
+        if "ended_by" in state:
+            self.ended, self.reached = True, state["ended_by"]
+            self.best = state["module"] if state["kept_best"] else None
+            return True
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.state, self.average.updates = state["average"], state["updates"]
         self.best = state["best"]
-        self.course = Course(**state["course"])
-        self.course.resumed += 1
         torch.set_rng_state(state["random"])
         return True
 

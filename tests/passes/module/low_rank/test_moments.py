@@ -6,18 +6,30 @@ from hypothesis import strategies as st
 from nets import Mlp, seeded
 from torch import nn
 
-from enginery.passes.module.low_rank.moments import Moments, collect, rows, within_budget
+from enginery.passes.module.low_rank.moments import Moments, collect, importance, rows, within_budget
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e3, 1e3))
 def test_streaming_moments_are_those_of_all_rows(sizes, offset):
-    data = torch.from_numpy(np.random.default_rng(0).standard_normal((sum(sizes), 3)) + offset)
+    random = np.random.default_rng(0)
+    data = torch.from_numpy(random.standard_normal((sum(sizes), 3)) + offset)
+    weights = torch.from_numpy(random.random(sum(sizes)))
     moments = Moments.zeros(3)
-    for part in data.split(sizes):
-        moments.update(part)
-    torch.testing.assert_close(moments.mean, data.mean(0), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(moments.covariance, torch.cov(data.T, correction=0).reshape(3, 3), rtol=1e-6, atol=1e-8)
+    for part, weight in zip(data.split(sizes), weights.split(sizes), strict=True):
+        moments.update(part, weight)
+    expected = np.cov(data.numpy().T, ddof=0, aweights=weights.numpy())
+    np.testing.assert_allclose(moments.mean, np.average(data, 0, weights), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moments.covariance, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_vectors_count_by_the_inverse_of_their_output_so_that_a_massive_one_does_not_take_the_rank():
+    layer = nn.Linear(4, 3)
+    vectors = torch.randn(5, 4, dtype=torch.float64)
+    louder = vectors * torch.tensor([1, 1, 100, 1, 1])[:, None]
+    found, quiet = importance(layer, louder), importance(layer, vectors)
+    torch.testing.assert_close(found[2] * 100**2, quiet[2])
+    torch.testing.assert_close(found[[0, 1, 3, 4]], quiet[[0, 1, 3, 4]])
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (1, 2, 2)])
@@ -33,8 +45,9 @@ def test_collect_reads_what_the_layers_read():
     x = np.random.default_rng(0).standard_normal((10, 16)).astype(np.float32)
     module = seeded(Mlp)
     found = collect(module, [("first", module.first)], [{"x": x[:4]}, {"x": x[4:]}])
-    assert found["first"].count == 10
-    np.testing.assert_allclose(found["first"].mean.numpy(), x.mean(0), rtol=1e-5, atol=1e-6)
+    weights = 1 / ((x @ module.first.weight.detach().numpy().T) ** 2).sum(1)
+    assert found["first"].weight == pytest.approx(weights.sum(), rel=1e-4)
+    np.testing.assert_allclose(found["first"].mean.numpy(), weights @ x / weights.sum(), rtol=1e-4, atol=1e-5)
     assert not module.first._forward_pre_hooks
 
 

@@ -107,7 +107,17 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path, monkeypatch, st
     resumed, again = trained(task, context=task.context(workdir=tmp_path), **options)
     assert same_weights(whole, resumed)
     assert again == report
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_ended_is_remembered_even_one_by_the_clock(tmp_path):
+    task, steps = Task("mlp"), []
+    options = {"epochs": None, "minutes": 0.005}
+    one, report = trained(task, context=task.context(workdir=tmp_path), **options)
+    context = task.context(workdir=tmp_path, progress=lambda done, _all: steps.append(done))
+    other, again = trained(task, context=context, **options)
+    assert steps == []
+    assert again == report
+    assert same_weights(one, other)
 
 
 def test_a_checkpoint_of_another_training_is_not_taken_up(tmp_path, monkeypatch):
