@@ -97,7 +97,7 @@ def descend(exact: Floats, start: Floats, step: Floats, gram: Floats, dtype: str
         exact: Float weights, float64 [G, K, M].
         start: A point on the grid, same shape.
         step: Grid spacing of each weight, same shape.
-        gram: H = X'X / N, positive definite, float64 [G, K, K].
+        gram: H = X'X / N, positive semi-definite, float64 [G, K, K].
         dtype: Integer type, which bounds the grid.
         sweeps: Times that every weight is visited.
     """
@@ -106,7 +106,8 @@ def descend(exact: Floats, start: Floats, step: Floats, gram: Floats, dtype: str
     slope = gram @ (exact - current)  # [G, K, M]
     for _ in range(sweeps):
         for row in range(exact.shape[1]):
-            curvature = gram[:, row, row][:, None]
+            # An input that is always zero has no say: its slope is 0, and the weight stays as it is.
+            curvature = np.maximum(gram[:, row, row], np.finfo(np.float64).tiny)[:, None]
             wish = current[:, row] + slope[:, row] / curvature
             best = np.clip(np.rint(wish / step[:, row]), low + 1, high) * step[:, row]
             change = best - current[:, row]
