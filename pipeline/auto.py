@@ -23,9 +23,8 @@ import numpy as np
 from enginery.engines import get_engine, targets
 from enginery.errors import EngineryError, GateRefusedError, RecipeError, UntrustedSourceError, UsageError
 from enginery.pipeline.build import BuildResult, build, choose_precision, choose_target, measure_candidate
-from enginery.pipeline.deliver import TIMED_GATES
 from enginery.pipeline.events import Events, StageName
-from enginery.pipeline.gates import judge, refusals
+from enginery.pipeline.gates import TIMED_GATES, judge, refusals
 from enginery.pipeline.line import BENCHMARK_SECONDS, Line
 from enginery.pipeline.recipe import Mode, Recipe
 from enginery.pipeline.recipe_file import LoadedRecipe

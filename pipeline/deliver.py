@@ -15,7 +15,7 @@ from enginery.errors import EngineryError
 from enginery.pipeline import bundle as bundles
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json, pretty_json
-from enginery.pipeline.gates import Question
+from enginery.pipeline.gates import TIMED_GATES, Question, without_timing
 from enginery.pipeline.line import Line
 from enginery.pipeline.manifest import (
     FILE_NAME,
@@ -36,9 +36,6 @@ from enginery.pipeline.report_data import make_report
 from enginery.pipeline.store import Result
 
 MEASUREMENTS: Final = "measurements.json"
-TIMED_GATES: Final = frozenset({"speed"})
-"""Gates whose figure is a timing: the manifest holds their verdict, the measurements their figure."""
-
 RECORDS: Final = (
     "original.json",
     "export.json",
@@ -64,7 +61,7 @@ class Delivery:
 
     @property
     def complete_with(self) -> str:
-        return f"enginery validate {self.folder.name}"
+        return f"enginery validate {self.folder.name} --recipe {self.line.recipe.name}"
 
 
 def refuse(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]) -> None:
@@ -178,7 +175,7 @@ def _manifest(
         original=line.load.json("original.json"),
         data=line.data_digests,
         stages=tuple(_stage_record(result) for result in line.results.values() if result.key.stage != "benchmark"),
-        gates=tuple(_without_timing(verdict) for verdict in verdicts),
+        gates=tuple(without_timing(verdict) for verdict in verdicts),
         allowed=tuple(allow),
         golden=tuple(
             GoldenCase(
@@ -217,12 +214,6 @@ def _stage_record(result: Result) -> StageRecord:
         },
         record=record,
     )
-
-
-def _without_timing(verdict: GateVerdict) -> GateVerdict:
-    if verdict.gate not in TIMED_GATES or verdict.figure is None:
-        return verdict
-    return verdict.model_copy(update={"figure": None, "words": f"measured; the figures stand in {MEASUREMENTS}"})
 
 
 def _measurements(delivery: Delivery, verdicts: Sequence[GateVerdict]) -> dict[str, Any]:

@@ -206,6 +206,9 @@ GATES: Final[Mapping[str, Gate]] = {
 NEEDS_ENGINE: Final = frozenset({"fallback", "speed"})
 """Gates that only a running engine can answer."""
 
+TIMED_GATES: Final = frozenset({"speed"})
+"""Gates whose figure is a timing: a manifest holds their verdict, the measurements their figure."""
+
 SAYS_OF_GRAPH: Final = frozenset({"outputs", "shapes", "accuracy-float", "accuracy-int8", "metric"})
 """Gates that the graph can already fail before an engine runs, and that the engine must pass all the same."""
 
@@ -242,6 +245,13 @@ def _defer(verdict: GateVerdict, reason: str) -> GateVerdict:
         return verdict.model_copy(update={"words": f"the graph that the engine was built from: {verdict.words}"})
     words = f"the graph holds ({verdict.words}); the engine {waits}"
     return verdict.model_copy(update={"verdict": Verdict.DEFERRED, "words": words})
+
+
+def without_timing(verdict: GateVerdict) -> GateVerdict:
+    """A verdict as a manifest holds it: equal in every build, so without figures that are timings."""
+    if verdict.gate not in TIMED_GATES or verdict.figure is None:
+        return verdict
+    return verdict.model_copy(update={"figure": None, "words": "measured; the figures stand in the measurements"})
 
 
 def refusals(verdicts: Iterable[GateVerdict]) -> list[GateVerdict]:

@@ -94,7 +94,7 @@ class Line(GraphStages):
             from enginery.pipeline.stages.validate import validate
 
             with self.open(target, precision) as session:
-                validate(folder, validation=self._validation(stage, session), golden=self.golden_cases())
+                validate(folder, validation=self.validation(stage, session), golden=self.golden_cases())
 
         return self.obtain(
             stage,
@@ -115,7 +115,7 @@ class Line(GraphStages):
 
             graph.verify()
             with LiteralSession(graph.path(MODEL), self.inputs, self.outputs, self.dims) as session:
-                validate(folder, validation=self._validation(stage, session), golden=[])
+                validate(folder, validation=self.validation(stage, session), golden=[])
 
         return self.obtain(
             stage,
@@ -137,7 +137,7 @@ class Line(GraphStages):
             **self.data_input("evaluation"),
         }
 
-    def _validation(self, stage: StageName, session: Session) -> Validation:
+    def validation(self, stage: StageName, session: Session) -> Validation:
         from enginery.pipeline.validation import Validation
 
         for result in (self.shapes_result, self.evaluation_result, self.scored_result):

@@ -123,7 +123,7 @@ def _block(session: Session, feeds: Feeds, repeats: int) -> float:
     return (time.perf_counter() - begin) / repeats
 
 
-def speed_figures(ratios: Seconds, generator: np.random.Generator) -> dict[str, float | int]:
+def speed_figures(ratios: Seconds, generator: np.random.Generator) -> dict[str, Any]:
     """Median of the paired ratios (baseline over candidate) and the bootstrap interval of that median."""
     chosen = generator.integers(0, len(ratios), (RESAMPLES, len(ratios)))
     medians = np.median(ratios[chosen], axis=1)

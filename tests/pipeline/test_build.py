@@ -202,7 +202,7 @@ def test_gates_that_wait_for_a_gpu_are_recorded_as_deferred(recipe: Path, tmp_pa
     manifest = Bundle.open(result.bundle).manifest
     assert not result.validated
     assert not manifest.validated
-    assert manifest.complete_with == "enginery validate tensorrt-rtx-fp32"
+    assert manifest.complete_with == "enginery validate tensorrt-rtx-fp32 --recipe tiny"
     verdicts = {gate.gate: gate.verdict.value for gate in manifest.gates}
     assert verdicts["outputs"] == verdicts["shapes"] == verdicts["accuracy-float"] == "deferred"
     assert verdicts["data"] == "passed"

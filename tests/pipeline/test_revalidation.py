@@ -1,0 +1,169 @@
+"""A bundle is validated where it is to run: by its golden inputs alone, or against the original with its recipe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_recipes import run_build, weights, write_onnx, write_recipe
+
+from enginery.engines.base import Arrays, Artifact, BuildSpec, Feeds
+from enginery.engines.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeSession
+from enginery.errors import EngineError, GateRefusedError, IntegrityError
+from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.manifest import Verdict
+from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.revalidation import GOLDEN_GATES, revalidate
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path / "recipe")
+
+
+@pytest.fixture
+def deferred(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle that was built where its engine cannot run."""
+    with monkeypatch.context() as patch:
+        _defer(patch)
+        patch.setattr(OnnxRuntimeCpu, "load", _never)
+        return run_build(recipe, tmp_path / "build", precision="int8").bundle
+
+
+def _defer(patch: pytest.MonkeyPatch) -> None:
+    """Let the engine build here and not run, as TensorRT-RTX does on a machine without a GPU."""
+    patch.setattr(OnnxRuntimeCpu, "cannot_run", lambda _: "no processor here")
+    patch.setattr(OnnxRuntimeCpu, "_require", lambda _: None)
+
+
+def _never(*_: object) -> None:
+    pytest.fail("an engine was loaded where it cannot run")
+
+
+def _spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = OnnxRuntimeSession._run
+
+    def spoiled(self: OnnxRuntimeSession, feeds: Feeds) -> Arrays:
+        return {name: array * np.float32(1.5) for name, array in real(self, feeds).items()}
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", spoiled)
+
+
+def test_golden_inputs_need_the_bundle_alone(recipe: Path, tmp_path: Path) -> None:
+    bundle = run_build(recipe, tmp_path / "build").bundle
+    shutil.rmtree(recipe.parent)
+    shutil.rmtree(tmp_path / "build" / ".store")
+    found = revalidate(bundle)
+    assert not found.full
+    assert {gate.gate for gate in found.gates} == GOLDEN_GATES
+    assert {gate.verdict for gate in found.gates} == {Verdict.PASSED, Verdict.SKIPPED}
+    assert all(output.max_abs == 0 for case in found.against_build for output in case.outputs)
+
+
+def test_the_recipe_makes_the_whole_comparison(recipe: Path, tmp_path: Path) -> None:
+    bundle = run_build(recipe, tmp_path / "build", precision="int8").bundle
+    before = (bundle / "manifest.json").read_bytes()
+    found = revalidate(bundle, recipe=load_recipe(str(recipe)))
+    assert found.full
+    assert not found.completed
+    assert found.measured.evaluation[0].samples == 48
+    assert found.measured.speed is not None
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_an_engine_that_answers_otherwise_here_is_refused(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = run_build(recipe, tmp_path / "build").bundle
+    _spoil(monkeypatch)
+    with pytest.raises(GateRefusedError, match=r"does not hold here\. shapes: largest relative error .* Do not deploy"):
+        revalidate(bundle)
+
+
+def test_a_touched_bundle_is_not_run(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = run_build(recipe, tmp_path / "build").bundle
+    golden = bundle / "golden" / "min.original.npz"
+    golden.write_bytes(golden.read_bytes()[::-1])
+    monkeypatch.setattr(OnnxRuntimeCpu, "load", _never)
+    with pytest.raises(IntegrityError, match=r"golden/min\.original\.npz"):
+        revalidate(bundle)
+
+
+def test_another_recipe_is_refused(recipe: Path, tmp_path: Path) -> None:
+    bundle = run_build(recipe, tmp_path / "build").bundle
+    write_onnx(recipe.parent / "model.onnx", weights(4))
+    with pytest.raises(IntegrityError, match="Give the recipe that the bundle was built from"):
+        revalidate(bundle, recipe=load_recipe(str(recipe)))
+
+
+def test_a_deferred_bundle_says_what_the_graph_showed(deferred: Path) -> None:
+    manifest = Bundle.open(deferred).manifest
+    assert not manifest.validated
+    verdicts = {gate.gate: gate for gate in manifest.gates}
+    assert verdicts["accuracy-int8"].verdict is Verdict.DEFERRED
+    assert "the graph holds (mean cosine of y 0.99" in verdicts["accuracy-int8"].words
+    assert verdicts["speed"].verdict is Verdict.DEFERRED
+    assert all(case.outputs is None for case in manifest.golden)
+
+
+def test_golden_inputs_alone_do_not_complete_a_deferred_bundle(deferred: Path) -> None:
+    assert not revalidate(deferred).completed
+    assert not Bundle.open(deferred).manifest.validated
+
+
+def test_the_recipe_completes_a_deferred_bundle(deferred: Path, recipe: Path, tmp_path: Path) -> None:
+    found = revalidate(deferred, recipe=load_recipe(str(recipe)))
+    assert found.completed
+    verify_bundle(deferred)
+    manifest = Bundle.open(deferred).manifest
+    assert manifest.validated
+    assert manifest.complete_with is None
+    assert Verdict.DEFERRED not in {gate.verdict for gate in manifest.gates}
+    assert all(case.outputs in manifest.files for case in manifest.golden)
+    assert not revalidate(deferred, recipe=load_recipe(str(recipe))).completed
+    # It is now what a build on this machine delivers, but for the stages that a deferred build did not run.
+    whole = Bundle.open(run_build(recipe, tmp_path / "other", precision="int8").bundle).manifest
+    assert {gate.gate: gate.verdict for gate in whole.gates} == {gate.gate: gate.verdict for gate in manifest.gates}
+
+
+def test_a_deferred_engine_that_fails_here_stays_deferred(
+    deferred: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spoil(monkeypatch)
+    with pytest.raises(GateRefusedError):
+        revalidate(deferred, recipe=load_recipe(str(recipe)))
+    verify_bundle(deferred)
+    assert not Bundle.open(deferred).manifest.validated
+
+
+def test_a_graph_that_is_already_wrong_is_not_deferred(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe.read_text() + "tolerances: {quantized: {cosine: 1.0}}\n"
+    recipe.write_text(text)
+    _defer(monkeypatch)
+    with pytest.raises(
+        GateRefusedError, match=r"Gate accuracy-int8 refused .* the graph that the engine was built from"
+    ):
+        run_build(recipe, tmp_path / "build", precision="int8")
+
+
+def test_where_the_engine_cannot_run_nothing_is_said(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = run_build(recipe, tmp_path / "build").bundle
+    monkeypatch.setattr(OnnxRuntimeCpu, "cannot_run", lambda _: "no processor here")
+    with pytest.raises(EngineError, match="cannot be run here: no processor here"):
+        revalidate(bundle)
+
+
+def test_a_bundle_needs_its_own_target(recipe: Path, tmp_path: Path) -> None:
+    # The artifact is loaded as it stands in the bundle, with the options that it was built with.
+    recipe.write_text(recipe.read_text() + "engine: {onnxruntime-cpu: {threads: 1}}\n")
+    bundle = Bundle.open(run_build(recipe, tmp_path / "build").bundle)
+    artifact: Artifact = bundle.artifact
+    spec: BuildSpec = bundle.spec
+    with OnnxRuntimeCpu().load(artifact, spec) as session:
+        assert session.describe()["threads"] == 1
