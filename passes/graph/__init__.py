@@ -38,7 +38,7 @@ _PASSES = {
     "store-codebooks": "share.codebook:StoreCodebooks",
 }
 
-_CLEAN = (
+CLEANING = (
     "freeze-initializers",
     "remove-dead-code",
     "fold-constants",
@@ -98,5 +98,5 @@ def default_passes(target: str) -> tuple[GraphPass, ...]:
     A target that is not known gets standard operators only.
     """
     registry = graph_passes()
-    specs = (*_CLEAN, *_RECOGNIZE, *_LOWER.get(target, _PORTABLE), *_TIDY)
+    specs = (*CLEANING, *_RECOGNIZE, *_LOWER.get(target, _PORTABLE), *_TIDY)
     return tuple(parse_pass(text, registry) for text in specs)

@@ -32,6 +32,7 @@ EMBED_LIMIT = 64 << 20
 _SMALL = 1024  # tensors under this many bytes stay in the model file, where tools can show them
 _ALIGNMENT = 4096  # runtimes map external tensors page by page
 _MODE = 0o644
+_EXPORTED = ("tensor_type", "sequence_type", "sparse_tensor_type")
 
 # graphsurgeon prints advice such as "could not convert bfloat16"; what matters is raised or refused here.
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -56,6 +57,8 @@ def import_model(model: ModelProto, folder: Path) -> gs.Graph:
         raise InvalidModelError("The file holds no ONNX graph, or names no opset. Export it again.")
     try:
         graph = gs.import_onnx(model)
+        # Version 3 wants every initializer among the inputs; from 4 on that says that callers may override it.
+        graph.ir_version = max(graph.ir_version or 0, 4)
     except OnnxGraphSurgeonException as error:
         raise InvalidModelError(f"The ONNX graph could not be read: {error}.") from error
     vars(graph)["header"] = _header(model)
@@ -123,6 +126,9 @@ def _overwrite(graph: GraphProto, given: ValueInfoProto) -> None:
 def _restore_lost(graph: gs.Graph, proto: GraphProto, outer: dict[str, gs.Tensor]) -> None:
     """Bring back what graphsurgeon's importer loses in a graph and its subgraphs."""
     tensors = graph.tensors()
+    for tensor in tensors.values():
+        if isinstance(tensor, gs.Variable) and tensor.type not in _EXPORTED:
+            tensor.dtype, tensor.shape = None, None  # the exporter knows no such type; inputs and outputs get it back
     overridable = {tensor.name for tensor in proto.initializer} & {value.name for value in proto.input}
     if overridable:
         by_name = {tensor.name: tensor for tensor in graph.inputs}

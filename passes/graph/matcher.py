@@ -26,7 +26,7 @@ from enginery.passes.graph.base import ScopedPass
 from enginery.passes.graph.edit import label, producer
 from enginery.passes.graph.opset import raise_opset
 from enginery.passes.graph.symbolic import ShapeValues
-from enginery.passes.graph.weights import is_known, peek
+from enginery.passes.graph.weights import is_known, numpy_dtype, peek
 
 if TYPE_CHECKING:
     from enginery.passes.graph.edit import Edits
@@ -190,7 +190,7 @@ def _accepts(pattern: Var | Known | Scalar, tensor: gs.Tensor) -> bool:
         return False
     if isinstance(pattern, Known):
         return True
-    if int(np.prod(tensor.shape)) != 1 or np.dtype(tensor.dtype).kind not in "iufV":
+    if int(np.prod(tensor.shape)) != 1 or numpy_dtype(tensor).kind not in "iufV":
         return False
     value = float(peek(tensor).reshape(()).item())
     return pattern.value is None or abs(value - pattern.value) <= _RELATIVE * abs(pattern.value)

@@ -11,7 +11,7 @@ import onnx
 
 from enginery.passes.graph.edit import producer
 from enginery.passes.graph.shapes import dims_of
-from enginery.passes.graph.weights import is_known, peek
+from enginery.passes.graph.weights import is_known, numpy_dtype, peek
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -78,7 +78,7 @@ class ShapeValues:
 
 
 def _constant(tensor: gs.Constant) -> Vector | None:
-    if len(tensor.shape) > 1 or math.prod(tensor.shape) > _LONGEST or np.dtype(tensor.dtype).kind not in "iub":
+    if len(tensor.shape) > 1 or math.prod(tensor.shape) > _LONGEST or numpy_dtype(tensor).kind not in "iub":
         return None
     return tuple(int(value) for value in np.atleast_1d(peek(tensor)))
 

@@ -97,7 +97,7 @@ def nbytes(constant: gs.Constant) -> int:
 
 def digest(constant: gs.Constant) -> str:
     """SHA-256 over dtype, shape and values; equal for equal tensors wherever they lie."""
-    state = hashlib.sha256(f"{np.dtype(numpy_dtype(constant)).name}{list(constant.shape)}".encode())
+    state = hashlib.sha256(f"{numpy_dtype(constant).name}{list(constant.shape)}".encode())
     for piece in raw_bytes(constant):
         state.update(piece)
     return state.hexdigest()
@@ -116,7 +116,7 @@ def raw_bytes(constant: gs.Constant) -> Iterator[bytes | memoryview]:
 
 def numpy_dtype(tensor: gs.Tensor) -> np.dtype[Any]:
     """The numpy dtype of a tensor, also of bfloat16 and other types that numpy knows through `ml_dtypes` only."""
-    dtype: Any = tensor.dtype
+    dtype = tensor.dtype
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
 
 

@@ -35,7 +35,8 @@ class FoldConstants(ScopedPass):
     4. Random nodes are kept, and so are those of other domains, and If, Loop and Scan.
     5. Q/DQ nodes are kept: their constants are what tells a runtime to use integer kernels.
     6. An initializer that is also an input is no constant: the caller may override it.
-    7. Graph outputs are kept in the hands of a node. Function bodies are left alone; they cannot hold initializers.
+    7. Sequences are kept; an initializer is a tensor.
+    8. Graph outputs are kept in the hands of a node. Function bodies are left alone; they cannot hold initializers.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -67,7 +68,9 @@ class FoldConstants(ScopedPass):
                     label(node), f"not folded: its values take {size} bytes, more than the limit of {self.limit}"
                 )
                 return
-        known.learn(node, _evaluate(node, {t.name: known.value(t) for t in inputs}, known.edits.graph))
+        values = _evaluate(node, {t.name: known.value(t) for t in inputs}, known.edits.graph)
+        if not any(isinstance(value, (list, tuple)) for value in values):  # case 7
+            known.learn(node, values)
 
 
 class _Known:
@@ -108,7 +111,7 @@ class _Known:
 def _foldable(node: gs.Node, edits: Edits) -> bool:
     if node.domain or node.op in _RANDOM or node.op in _QUANTIZE or any(True for _ in node.subgraphs()):
         return False  # cases 4 and 5
-    return not any(edits.is_output(tensor) for tensor in node.outputs)  # case 7
+    return not any(edits.is_output(tensor) for tensor in node.outputs)  # case 8
 
 
 def _constant_value(node: gs.Node) -> Any:

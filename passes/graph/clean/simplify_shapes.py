@@ -13,7 +13,7 @@ from enginery.passes.graph.base import ScopedPass
 from enginery.passes.graph.edit import label
 from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.symbolic import ShapeValues, Vector
-from enginery.passes.graph.weights import is_known
+from enginery.passes.graph.weights import is_known, numpy_dtype
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -54,7 +54,7 @@ class SimplifyShapes(ScopedPass):
 def _fold(node: gs.Node, shapes: ShapeValues, edits: Edits) -> None:
     """Case 1."""
     output = node.outputs[0] if len(node.outputs) == 1 else None
-    if output is None or output.dtype is None or np.dtype(output.dtype).kind != "i" or node.op == "Constant":
+    if output is None or output.dtype is None or numpy_dtype(output).kind != "i" or node.op == "Constant":
         return
     values = shapes.vector(output)
     if values is None or not all(isinstance(value, int) for value in values) or edits.is_output(output):

@@ -11,10 +11,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from enginery.passes.graph.edit import label
 from enginery.passes.graph.fusion.masks import boolean_to_additive, bounds, expanded, raised
 from enginery.passes.graph.matcher import Match, OneOf, Op, Pattern, Rule, RulePass, Scalar, Var, maybe
 from enginery.passes.graph.shapes import dims_of
+from enginery.passes.graph.weights import numpy_dtype
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -53,6 +56,7 @@ _ATTENTION = Op("MatMul", _WEIGHTS, Var("values"), name="context")
 
 _HIDING = -1e8
 """A finite floor at or below this hides a score whatever it is; `scores + floor` and `floor` are the same float."""
+_HIDING_HALF = -6e4  # float16 ends at -65504
 
 
 class _Attention(Rule):
@@ -177,7 +181,12 @@ def _scale_sign(match: Match) -> str | None:
 def _mask(match: Match) -> str | None:
     if "floor" in match:
         floor = match.scalar("floor")
-        return None if floor <= _HIDING else f"hidden scores become {floor:g}, which does not hide them"
+        half = numpy_dtype(match["queries"]) == np.float16
+        return (
+            None
+            if floor <= (_HIDING_HALF if half else _HIDING)
+            else f"hidden scores become {floor:g}, which does not hide them"
+        )
     if "mask" not in match:
         return None
     mask, dims = match["mask"], dims_of(match["mask"])

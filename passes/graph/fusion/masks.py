@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from enginery.passes.graph.edit import label, producer
 from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.symbolic import ShapeValues
-from enginery.passes.graph.weights import is_known, nbytes, peek
+from enginery.passes.graph.weights import is_known, nbytes, numpy_dtype, peek
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -32,7 +32,7 @@ softmax gives the mean; at -1e30 it is a softmax again, and exp() of it is 0 all
 
 def bounds(tensor: gs.Tensor, depth: int = _DEPTH) -> Bounds:
     """The lowest and highest value that a tensor can hold, by how it is made; infinities where that is not known."""
-    if tensor.dtype is not None and np.dtype(tensor.dtype).kind == "b":
+    if tensor.dtype is not None and numpy_dtype(tensor).kind == "b":
         return 0.0, 1.0
     if is_known(tensor):
         if nbytes(tensor) > _LARGEST or int(np.prod(tensor.shape)) == 0:
@@ -78,7 +78,7 @@ _RULES: dict[str, Callable[[list[Bounds]], Bounds]] = {
 
 def boolean_to_additive(boolean: gs.Tensor, floor: float, *, keeps: bool, at: gs.Node, edits: Edits) -> gs.Tensor:
     """0 where a score is kept and `floor` (but at least LOWEST) where it is hidden, in float32 or as `at` computes."""
-    dtype = at.outputs[0].dtype
+    dtype = numpy_dtype(at.outputs[0])
     zero = edits.constant(f"{boolean.name}/kept", np.array(0, dtype))
     hide = edits.constant(f"{boolean.name}/hidden", np.array(_floor(floor, dtype), dtype))
     choices = [zero, hide] if keeps else [hide, zero]
@@ -89,25 +89,25 @@ def boolean_to_additive(boolean: gs.Tensor, floor: float, *, keeps: bool, at: gs
 
 def raised(mask: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
     """The mask with nothing below LOWEST: itself where that is known, else a Where or a Max that sees to it."""
-    if bounds(mask)[0] >= _floor(-math.inf, mask.dtype):
+    dtype = numpy_dtype(mask)
+    low = np.array(_floor(-math.inf, dtype), dtype)
+    if bounds(mask)[0] >= low:
         return mask
     node = producer(mask)
     if node is not None and node.op == "Where" and all(is_known(each) for each in node.inputs[1:]):
-        low = _floor(-math.inf, mask.dtype)
         choices = [
-            edits.constant(f"{each.name}/raised", np.maximum(peek(each), np.array(low, mask.dtype)))
+            edits.constant(f"{each.name}/raised", np.maximum(peek(each), low))
             for each in node.inputs[1:]
             if is_known(each)
         ]
         return edits.node("Where", [node.inputs[0], *choices], at=at, like=mask, name=f"{label(node)}/raised")
-    floor = edits.constant(f"{mask.name}/floor", np.array(_floor(-math.inf, mask.dtype), mask.dtype))
+    floor = edits.constant(f"{mask.name}/floor", low)
     return edits.node("Max", [mask, floor], at=at, like=mask, name=f"{mask.name}/raised")
 
 
-def _floor(value: float, dtype: object) -> float:
-    """The least value to hide with: half-precision floats end at -65504."""
-    half = np.dtype(dtype).itemsize == 2  # type: ignore[call-overload]
-    return max(value, -6e4 if half else LOWEST)
+def _floor(value: float, dtype: np.dtype[Any]) -> float:
+    """The least value to hide with: float16 ends at -65504."""
+    return max(value, -6e4 if dtype == np.float16 else LOWEST)
 
 
 def expanded(

@@ -78,3 +78,9 @@ def test_function_bodies_are_left_alone(tmp_path):
     body = """<domain: "local", opset_import: ["" : 20]>
     f (a) => (b) { c = Constant<value_float: float = 2.0>() b = Mul(a, c) }"""
     assert apply(FoldConstants(), text, tmp_path, functions=body).result.changed == 0
+
+
+def test_a_sequence_of_constants_is_kept(tmp_path):
+    text = """g (int64 i) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {3, 4}>
+    { s = SequenceConstruct(a, b) y = SequenceAt(s, i) }"""
+    assert apply(FoldConstants(), text, tmp_path).ops == ["SequenceConstruct", "SequenceAt"]
