@@ -65,6 +65,10 @@ test: $(READY) ## Run the tests that need no GPU and little time
 test-all: $(READY) ## Run every test, the slow ones included
 	$(BIN)/pytest -n $(JOBS) -m "slow or not slow" $(ARGS)
 
+.PHONY: triton
+triton: $(READY) ## Unpack a real Triton Inference Server into .triton, for the tests of test-all that serve models
+	@.ci/triton $(VENV)
+
 .PHONY: lint
 lint: $(READY) ## Check style with ruff
 	$(BIN)/ruff check

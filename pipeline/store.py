@@ -200,7 +200,7 @@ class Store:
         return self.root / "history" / f"{line}.json"
 
     def _why(self, stage: StageName, key: Key, line: str) -> str:
-        previous = _read_history(self._history(line)).get(str(stage))
+        previous = read_history(self._history(line)).get(str(stage))
         if previous is None:
             return "first build"
         return describe_change(previous, key.parts)
@@ -208,7 +208,7 @@ class Store:
     def _remember(self, stage: StageName, key: Key, line: str) -> None:
         path = self._history(line)
         with self.lock(f"history-{line}", lambda: None):
-            history = _read_history(path)
+            history = read_history(path)
             if history.get(str(stage)) == dict(key.parts):
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,12 @@ def _seal(entry: Path, key: Key, seconds: float) -> dict[str, str]:
     return {name: facts["sha256"] for name, facts in files.items()}
 
 
-def _read_entry(entry: Path, key: Key) -> dict[str, Any]:
+def read_entry(entry: Path) -> dict[str, Any]:
+    """What a stored result says of itself: its stage, the parts of its key, and its files.
+
+    Raises:
+        IntegrityError: it cannot be read, was changed, or is of another format.
+    """
     try:
         document = json.loads((entry / "result.json").read_bytes())
         seal = document.pop("seal")
@@ -264,7 +269,14 @@ def _read_entry(entry: Path, key: Key) -> dict[str, Any]:
         raise IntegrityError(f"result.json cannot be read: {error}") from error
     if seal != digest_json(document):
         raise IntegrityError("result.json was changed")
-    if document["format"] != FORMAT or document["parts"] != dict(key.parts):
+    if document["format"] != FORMAT:
+        raise IntegrityError(f"result.json has format {document['format']}; expected {FORMAT}")
+    return document
+
+
+def _read_entry(entry: Path, key: Key) -> dict[str, Any]:
+    document = read_entry(entry)
+    if document["parts"] != dict(key.parts):
         raise IntegrityError("result.json belongs to another key")
     return document
 
@@ -308,7 +320,8 @@ def _write_stamps(entry: Path, names: list[str]) -> None:
     write_durably(entry / "stamps.json", canonical_json({name: _stamp(entry / "files" / name) for name in names}))
 
 
-def _read_history(path: Path) -> dict[str, dict[str, str]]:
+def read_history(path: Path) -> dict[str, dict[str, str]]:
+    """The parts of the keys that a recipe's last builds used, by stage; empty where there is no history."""
     try:
         return cast("dict[str, dict[str, str]]", json.loads(path.read_bytes()))
     except (OSError, ValueError):

@@ -25,6 +25,7 @@ _NAMES = (
     "sign",
     "report",
     "reproduce",
+    "store",
     "run",
     "inspect",
     "lint",
