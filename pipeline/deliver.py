@@ -38,6 +38,7 @@ from enginery.pipeline.store import Result
 MEASUREMENTS: Final = "measurements.json"
 RECORDS: Final = (
     "original.json",
+    "compress.json",
     "export.json",
     "check.json",
     "shapes.json",

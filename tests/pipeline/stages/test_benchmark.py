@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginery.engines.base import Arrays, Feeds, Session, TensorSpec
+from enginery.pipeline.stages.benchmark import MIN_PAIRS, benchmark, speed_figures
+
+X = TensorSpec("x", "float32", ("batch",))
+FEEDS = {"x": np.zeros(2, np.float32)}
+
+
+class Sleeper(Session):
+    """A session that takes a known time, and writes down that it ran."""
+
+    def __init__(self, name: str, seconds: float, log: list[str]) -> None:
+        super().__init__((X,), (X,), {})
+        self._name, self._seconds, self._log = name, seconds, log
+
+    def _run(self, feeds: Feeds) -> Arrays:
+        self._log.append(self._name)
+        time.sleep(self._seconds)
+        return dict(feeds)
+
+    def describe(self) -> dict[str, Any]:
+        return {"runtime": "sleep"}
+
+
+def _measured(folder: Path, candidate: float, baseline: float | None) -> tuple[dict[str, Any], list[str]]:
+    log: list[str] = []
+    benchmark(
+        folder,
+        candidate=Sleeper("candidate", candidate, log),
+        baseline=None if baseline is None else Sleeper("baseline", baseline, log),
+        feeds=FEEDS,
+        case="opt (batch=2)",
+        budget=0.0,
+        seed=0,
+        progress=lambda *_: None,
+    )
+    return json.loads((folder / "measured.json").read_text()), log
+
+
+def test_the_ratio_of_two_known_times_is_found(tmp_path: Path) -> None:
+    found, _ = _measured(tmp_path, 0.005, 0.02)
+    speed = found["speed"]
+    assert speed["pairs"] == MIN_PAIRS
+    assert speed["low"] <= speed["speedup"] <= speed["high"]
+    assert speed["speedup"] > 1.5  # 4 on a machine with nothing else to do
+    assert found["case"] == "opt (batch=2)"
+    assert found["candidate"]["p10"] <= found["candidate"]["median"] <= found["candidate"]["p90"]
+
+
+def test_without_a_baseline_latencies_alone_are_measured(tmp_path: Path) -> None:
+    found, log = _measured(tmp_path, 0.001, None)
+    assert found["speed"] is None
+    assert found["baseline"] is None
+    assert found["candidate"]["runs"] == MIN_PAIRS
+    assert set(log) == {"candidate"}
+
+
+def test_runs_alternate_in_an_order_that_is_mixed(tmp_path: Path) -> None:
+    _, log = _measured(tmp_path, 0.005, 0.005)
+    # Two warm-ups and one timed run of each come first; then pairs of blocks, each with a run that is thrown away.
+    order = log[6:]
+    changes = sum(one != two for one, two in pairwise(order))
+    assert changes >= MIN_PAIRS
+    assert order.count("candidate") >= 2 * MIN_PAIRS
+
+
+def test_the_interval_is_that_of_the_median() -> None:
+    generator = np.random.default_rng(0)
+    ratios = generator.normal(1.5, 0.1, 400)
+    figures = speed_figures(ratios, generator)
+    assert figures["low"] < 1.5 < figures["high"]
+    assert figures["high"] - figures["low"] < 0.05
+    constant = speed_figures(np.full(20, 2.0), generator)
+    assert (constant["low"], constant["speedup"], constant["high"]) == (2.0, 2.0, 2.0)
+
+
+def test_one_outlier_moves_the_figure_little() -> None:
+    generator = np.random.default_rng(0)
+    ratios = np.full(21, 1.2)
+    ratios[7] = 50.0
+    assert speed_figures(ratios, generator)["high"] == 1.2
