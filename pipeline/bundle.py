@@ -8,6 +8,7 @@ first there, line by line and strictly.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginery.engines import trust
 from enginery.engines.base import Artifact, BuildSpec
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.files import files_below, sha256_file, write_durably
@@ -111,7 +113,9 @@ def verify_bundle(
     if public_key is None and (named := os.environ.get(KEY_VARIABLE)):
         public_key = Path(named)
     if public_key is not None:
-        return _read_verified(path, _verify_signed(path, public_key), public_key)
+        signed = _read_verified(path, _verify_signed(path, public_key), public_key)
+        _vouch(path, signed.manifest)
+        return signed
     verified = verify_digests(path, on_bytes)
     if verified.manifest.recipe.get("signature") == "required":
         raise IntegrityError(
@@ -155,6 +159,14 @@ def _read_verified(path: Path, sums: Mapping[str, str], public_key: Path | None)
     _check_manifest(path, manifest, sums)
     size = sum((path / name).stat().st_size for name in sums)
     return Verified(len(sums) + 1, size, sha256_file(path / SUMS), sums[FILE_NAME], public_key, manifest, sums)
+
+
+def _vouch(path: Path, manifest: Manifest) -> None:
+    """A TensorRT plan is code: an engine loads those that were built here, and those that a signature vouches for."""
+    if manifest.target.startswith("tensorrt"):
+        # With a read-only home nothing is recorded, and loading the plan is refused with what to do.
+        with contextlib.suppress(OSError):
+            trust.accept(path / manifest.engine.folder / manifest.engine.entry)
 
 
 def _verify_signed(path: Path, public_key: Path) -> dict[str, str]:
