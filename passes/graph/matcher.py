@@ -95,9 +95,9 @@ class OneOf:
 Pattern = Var | Known | Scalar | Op | OneOf
 
 
-def maybe(op: str, inner: Pattern, *, shared: bool = False) -> Pattern:
+def maybe(op: str, inner: Pattern, *, name: str = "") -> Pattern:
     """`inner`, or a one-input node such as a Cast around it."""
-    return OneOf(Op(op, inner, shared=shared), inner)
+    return OneOf(Op(op, inner, name=name), inner)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ _LOGITS = OneOf(
     Op("Add", _SCORES, Var("mask")),
     _SCORES,
 )
-_SOFTMAX = Op("Softmax", maybe("Cast", _LOGITS), name="softmax")
+_SOFTMAX = Op("Softmax", maybe("Cast", _LOGITS, name="upcast"), name="softmax")
 # torch guards rows in which everything is hidden: their softmax is NaN and becomes 0.
 _GUARDED = OneOf(Op("Where", Op("IsNaN", _SOFTMAX, name="guard"), Scalar(0), _SOFTMAX), _SOFTMAX)
 _WEIGHTS = maybe("Dropout", maybe("Cast", _GUARDED))
@@ -102,7 +102,9 @@ class _Attention(Rule):
         mask = _additive_mask(match, edits)
         if mask is not None:
             inputs.append(expanded(mask, queries, keys, match.shapes, match.root, edits))
-        attrs = {"scale": _scale(match)}
+        attrs: dict[str, float | int] = {"scale": _scale(match)}
+        if "upcast" in match.named:
+            attrs["softmax_precision"] = match.named["upcast"].attrs["to"]
         return edits.node("Attention", inputs, at=match.root, takes_name=True, like=match.output, attrs=attrs)
 
 
@@ -118,8 +120,8 @@ class FuseAttention(RulePass):
     3. Transposed keys are read before their transpose; other layouts get a transpose of their own.
     4. The guard against rows that are hidden entirely (`Where(IsNaN(p), 0, p)`) goes where the mask is finite, because
        then no row is NaN. Where -inf is possible the fused form would give NaN instead of 0. (Refused.)
-    5. Casts of scores or weights around the softmax (half-precision exports) go: `Attention` computes it in float32
-       where `softmax_precision` says so.
+    5. Casts of scores and weights around the softmax (half-precision exports) go; `softmax_precision` says in which
+       type it is computed.
     6. Batches and heads must be equal; unknown or different ones are left. (Refused.) So are fewer than `min_heads`.
     7. Scores or weights that something else reads, such as a graph output, keep the whole. (Refused.)
     """
