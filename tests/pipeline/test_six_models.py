@@ -28,8 +28,6 @@ MODELS = {
     "resnet20": RECIPES / "cifar" / "resnet20.yaml",
     "kws": RECIPES / "kws",
 }
-FLOOR = {"mobilenet": 0.53}
-"""Top-1 that an int8 engine must reach where the recipe's bound is wide: per-channel min-max rounding reaches 0.537."""
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,6 @@ def test_an_engine_for_the_cpu(shared_data: Path, output: Path, name: str, preci
                 np.testing.assert_allclose(
                     found[key], wanted, rtol=0, atol=2e-5 * max(1.0, float(np.abs(wanted).max()))
                 )
-    if name in FLOOR and precision == "int8":
-        drop = next(gate.figure for gate in result.gates if gate.gate == "metric")
-        assert drop is not None
-        assert 0.6044 - drop >= FLOOR[name]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
