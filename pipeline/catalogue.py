@@ -54,9 +54,11 @@ def default_specs(target: str) -> tuple[str, ...]:
 def _registries() -> Iterator[tuple[Kind, Mapping[str, type[Any]]]]:
     from enginery.passes.graph import graph_passes
     from enginery.passes.module import module_passes
+    from enginery.passes.quantize.remedies import remedies
 
     yield "module", module_passes()
     yield "graph", graph_passes()
+    yield "quantize", remedies()
 
 
 def _describe(kind: Kind, name: str, cls: type[Any]) -> PassInfo:
