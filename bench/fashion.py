@@ -6,14 +6,20 @@ only ever scored. Accuracies are in percent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import json
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from enginery.passes.base import ModuleContext
+from enginery.passes.module.figures import count_macs, figures
+from enginery.passes.module.prune.channels import PruneChannels
 from enginery.passes.module.recover import Recover
 
 VALIDATION = 5000
@@ -59,13 +65,14 @@ class Fashion:
         for start in range(0, len(self.images), BATCH):
             yield {"x": self.images[start : start + BATCH]}, self.labels[start : start + BATCH]
 
-    def context(self, seed: int, work: Path | None) -> ModuleContext:
+    def context(self, seed: int, work: Path | None, **more: Any) -> ModuleContext:
         return ModuleContext(
             example={"x": self.images[:2]},
             batches=self.batches,
             metric=lambda module: accuracy(module, *self.validation),
             seed=seed,
             workdir=work,
+            **more,
         )
 
     def score(self, module: nn.Module) -> float:
@@ -89,7 +96,52 @@ def trained(data: Fashion, seed: int, epochs: int, work: Path) -> nn.Module:
     torch.manual_seed(seed)
     module = Cnn()
     if not path.exists():
-        Recover(epochs=epochs, lr=3e-3, batch=128, weight_decay=1e-2, warmup=0.1).apply(module, data.context(seed, work))
+        Recover(epochs=epochs, lr=3e-3, batch=128, weight_decay=1e-2, warmup=0.1).apply(
+            module, data.context(seed, work)
+        )
         torch.save(module.state_dict(), path)
     module.load_state_dict(torch.load(path, weights_only=True))
     return module.eval()
+
+
+def built(name: str, data: Fashion, seed: int, work: Path, make: Callable[[], nn.Module]) -> Path:
+    """The ONNX file of one case and seed, made once and kept in `work` with its test accuracy beside it."""
+    path = work / f"{name}-{seed}.onnx"
+    if not path.with_suffix(".json").exists():
+        module = make()
+        record = {"accuracy": data.score(module), "validation": accuracy(module, *data.validation)}
+        record |= figures(module, {"x": data.images[:1]}).to_json()
+        export(module, path)
+        path.with_suffix(".json").write_text(json.dumps(record))
+    return path
+
+
+def export(module: nn.Module, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        program = torch.onnx.export(
+            module.eval(), (), kwargs={"x": torch.zeros(2, 1, 28, 28)}, dynamic_shapes={"x": {0: "batch"}},
+            input_names=["x"], output_names=["logits"], dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    program.save(str(path))
+
+
+def pruned(original: nn.Module, context: ModuleContext, macs: float) -> nn.Module:
+    return PruneChannels(macs=macs, criterion="taylor").apply(copy.deepcopy(original), context)[0]
+
+
+def peers_pruned(original: nn.Module, example: Tensor, macs: float) -> nn.Module:
+    """torch-pruning's own recipe: uniform ratio, group L2, the classifier ignored; the least that reaches `macs`."""
+    import torch_pruning as tp
+
+    wanted = macs * count_macs(original, {"x": example.numpy()})
+    for step in range(1, 100):
+        module = copy.deepcopy(original)
+        tp.pruner.BasePruner(
+            module, example, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=step / 100,
+            ignored_layers=[module.head], round_to=8, num_heads={}, in_channel_groups={}, out_channel_groups={},
+        ).step()  # fmt: skip
+        if count_macs(module, {"x": example.numpy()}) <= wanted:
+            return module
+    raise ValueError(f"no ratio leaves {macs} of the multiply-accumulates")

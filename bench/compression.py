@@ -1,0 +1,295 @@
+"""What module passes cost and save on real models: pruning, distillation, low rank, weight sharing, and all together.
+
+    python bench/compression.py ../shared/data --work /path/to/keep/results [--seeds 3] [--train] [--check] [--quick]
+
+Trained cases are kept in `--work` and not trained again; `--train` stops after training, so that the timing can run on
+a quiet machine. Accuracies are Fashion-MNIST's test-dev, in percent; epochs were chosen on other images. `--quick`
+leaves the trained cases out. Baselines run in the same process.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import statistics
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import fashion
+import measure
+import numpy as np
+import sentences
+import squeezenet
+import torch
+
+from enginery.engines.onnxruntime import import_onnxruntime, open_model
+from enginery.passes.graph.ir import load_graph, save_graph
+from enginery.passes.graph.share.codebook import StoreCodebooks
+from enginery.passes.module import run_module_passes
+from enginery.passes.module.distil.distil import Distil
+from enginery.passes.module.low_rank.factorize import Factorize
+from enginery.passes.module.prune.weights import PruneWeights
+from enginery.passes.module.recover import Recover
+from enginery.passes.module.share.codebooks import ShareWeights
+
+ORIGINAL_EPOCHS = 8
+FINE_TUNING: dict[str, Any] = {"lr": 1e-3, "batch": 128, "weight_decay": 1e-2}
+FEED_FORWARD = r"encoder\.layer\.\d\.(intermediate|output)\.dense"
+LATENCY_BATCH = 32
+
+
+def train(data: fashion.Fashion, seed: int, work: Path) -> None:
+    """Make every Fashion-MNIST case of a seed."""
+    context = data.context(seed, work)
+    original = fashion.trained(data, seed, ORIGINAL_EPOCHS, work)
+    fashion.built("original", data, seed, work, lambda: original)
+
+    def ours() -> torch.nn.Module:
+        return Recover(epochs=3, **FINE_TUNING).apply(fashion.pruned(original, context, 0.5), context)[0]
+
+    def peer() -> torch.nn.Module:
+        module = fashion.peers_pruned(original, torch.from_numpy(data.images[:2]), 0.5)
+        return Recover(epochs=3, **FINE_TUNING).apply(module, context)[0]
+
+    def alone() -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return Recover(epochs=6, lr=3e-3, batch=128, weight_decay=1e-2, warmup=0.1).apply(fashion.student(), context)[0]
+
+    def distilled() -> torch.nn.Module:
+        one = Distil(student="s", epochs=6, lr=3e-3, batch=128, weight_decay=1e-2, warmup=0.1, alpha=0.9)
+        resolving = data.context(seed, work, resolve=lambda _: fashion.student)
+        return one.apply(copy.deepcopy(original), resolving)[0]
+
+    def sparse() -> torch.nn.Module:
+        one = PruneWeights(ratio=0.9, prune="cubic", steps=20, epochs=4, **FINE_TUNING)
+        return run_module_passes(copy.deepcopy(original), [one], context)[0]
+
+    def pruned_and_distilled() -> torch.nn.Module:
+        teaching = data.context(seed, work, original=lambda: copy.deepcopy(original))
+        module = fashion.pruned(original, context, 0.5)
+        return Distil(epochs=3, alpha=0.7, **FINE_TUNING).apply(module, teaching)[0]
+
+    cases = (("pruned", ours), ("peer", peer), ("alone", alone), ("distilled", distilled), ("sparse", sparse),
+             ("combined", pruned_and_distilled))  # fmt: skip
+    for name, make in cases:
+        path = fashion.built(name, data, seed, work, make)
+        print(f"seed {seed}: {name} {json.loads(path.with_suffix('.json').read_text())}", flush=True)
+
+
+def accuracy(work: Path, name: str, seed: int) -> float:
+    return json.loads((work / f"{name}-{seed}.json").read_text())["accuracy"]
+
+
+def onnx_accuracy(path: Path, data: fashion.Fashion) -> float:
+    images, labels = data.test
+    run = open_model(path, optimize=True)
+    parts = [run({"x": images[i : i + 500]})["logits"].argmax(1) for i in range(0, len(images), 500)]
+    return 100 * float((np.concatenate(parts) == labels).mean())
+
+
+def quantized(path: Path, data: fashion.Fashion) -> Path:
+    """The int8 form for ONNX Runtime's CPU kernels, by the same functions as `enginery build`."""
+    from enginery.passes.calibration import collect
+    from enginery.passes.graph import default_passes
+    from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
+    from enginery.passes.sequence import run_graph_passes
+
+    target = path.with_suffix(".int8.onnx")
+    if not target.exists():
+        feeds = [{"x": data.images[i : i + 50]} for i in range(0, 500, 50)]
+        optimized = path.with_suffix(".optimized.onnx")
+        run_graph_passes(
+            path, optimized, default_passes("onnxruntime-cpu"), open_model=open_model, feeds=feeds[:1], prove="end"
+        )
+        seen = collect(optimized, lambda: iter(feeds), open_model=open_model)
+        quantize_model(
+            optimized, target, seen, policy=get_policy("onnxruntime-cpu"), options=QuantizeOptions(),
+            open_model=open_model, batches=lambda: iter(feeds),
+        )  # fmt: skip
+    return target
+
+
+def zipped(path: Path) -> int:
+    """Bytes of the file in a zip archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "model.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+            file.write(path, "model.onnx")
+        return archive.stat().st_size
+
+
+def latencies(paths: dict[str, Path], rounds: int) -> dict[str, measure.Timing]:
+    """One thread, batch 32, every model in turn."""
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    feeds = {"x": np.random.default_rng(0).standard_normal((LATENCY_BATCH, 1, 28, 28)).astype(np.float32)}
+    sessions = {
+        n: runtime.InferenceSession(str(p), options, providers=["CPUExecutionProvider"]) for n, p in paths.items()
+    }
+    calls = {name: (lambda session=session: session.run(None, feeds)) for name, session in sessions.items()}
+    return measure.interleaved(calls, rounds=rounds)
+
+
+def spread(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{statistics.fmean(values):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def trained_cases(data: fashion.Fashion, seeds: list[int], work: Path) -> list[measure.Ask]:
+    names = ("original", "pruned", "peer", "sparse", "alone", "distilled", "combined", "original int8", "combined int8")
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    sizes: dict[str, list[float]] = {name: [] for name in names}
+    records: dict[str, Any] = {}
+    for seed in seeds:
+        paths = {name: work / f"{name}-{seed}.onnx" for name in names if "int8" not in name}
+        for name in ("original", "combined"):
+            paths[f"{name} int8"] = quantized(paths[name], data)
+        times = latencies(paths, rounds=40)
+        for name, path in paths.items():
+            scores[name].append(onnx_accuracy(path, data))
+            ratios[name].append(measure.ratio(times[name], times["original"]).median)
+            sizes[name].append(zipped(path) / zipped(paths["original"]))
+            if "int8" not in name:
+                records[name] = json.loads((work / f"{name}-{seed}.json").read_text())
+    headers = ("case", "accuracy %, mean [least, most]", "lost", "parameters", "MACs", "zipped", "latency")
+    mean = {name: statistics.fmean(values) for name, values in scores.items()}
+    measure.print_table(
+        headers,
+        [
+            (
+                name,
+                spread(scores[name]),
+                f"{mean['original'] - mean[name]:+.2f}",
+                records[name]["nonzero"] if name in records else "",
+                records[name]["macs"] if name in records else "",
+                f"{statistics.fmean(sizes[name]):.3f}",
+                f"{statistics.fmean(ratios[name]):.3f}",
+            )
+            for name in names
+        ],
+    )
+    print(
+        f"\n{len(seeds)} seeds; sizes and latencies relative to the original (ONNX Runtime CPU, one thread, batch 32)\n"
+    )
+    apart = min(scores["distilled"]) - max(scores["alone"])
+    alone = min(statistics.fmean(ratios[name]) for name in ("combined", "original int8"))
+    smallest = min(statistics.fmean(sizes[name]) for name in ("combined", "original int8"))
+    return [
+        measure.Ask("points lost by structured pruning to half the MACs", mean["original"] - mean["pruned"], 0.3),
+        measure.Ask("its latency over the original's", statistics.fmean(ratios["pruned"]), 0.65),
+        measure.Ask("its points over torch-pruning's own recipe", mean["pruned"] - mean["peer"], 0.0, at_least=True),
+        measure.Ask("points lost by 90 % unstructured pruning", mean["original"] - mean["sparse"], 0.5),
+        measure.Ask("its zipped model over the original's", statistics.fmean(sizes["sparse"]), 0.25),
+        measure.Ask(
+            "points won by distillation over the student alone", mean["distilled"] - mean["alone"], 0.5, at_least=True
+        ),
+        measure.Ask("worst distilled seed over best student alone, points", apart, 0.0, at_least=True),
+        measure.Ask("points lost by prune, distil, int8", mean["original"] - mean["combined int8"], 1.0),
+        measure.Ask(
+            "its latency over that of the better part alone", statistics.fmean(ratios["combined int8"]) / alone, 1.0
+        ),
+        measure.Ask(
+            "its size over that of the smaller part alone", statistics.fmean(sizes["combined int8"]) / smallest, 1.0
+        ),
+    ]
+
+
+def low_rank(folder: Path, *, quick: bool) -> list[measure.Ask]:
+    """MiniLM's feed-forward layers at several sizes: 1 - mean cosine to the original's embeddings, and Spearman."""
+    original = sentences.load()
+    test = sentences.batches(sentences.sentences(folder, "dev", 64 if quick else 400))
+    wanted = sentences.embeddings(original, test)
+    asks: list[measure.Ask] = []
+    rows: list[tuple[object, ...]] = [("original", 1.0, 0.0, "" if quick else sentences.spearman(original, folder))]
+    for share in (0.5,) if quick else (0.3, 0.5, 0.7, 0.9):
+        lost: dict[bool, float] = {}
+        for aware in (False, True):
+            context = sentences.context(folder, 64 if quick else 512, seed=0)
+            module, _ = Factorize(share=share, aware=aware, layers=FEED_FORWARD).apply(copy.deepcopy(original), context)
+            lost[aware] = float((1 - (sentences.embeddings(module, test) * wanted).sum(1)).mean())
+            figure = "" if quick else sentences.spearman(module, folder)
+            rows.append(("activation-aware" if aware else "plain", share, lost[aware], figure))
+            print(".", end="", file=sys.stderr, flush=True)
+        asks.append(
+            measure.Ask(f"cosine lost, aware over plain, at {share:.0%} of the size", lost[True] / lost[False], 0.5)
+        )
+    print(file=sys.stderr)
+    measure.print_table(("SVD of MiniLM's feed-forward", "share of weights", "1 - cosine", "Spearman (0.8672)"), rows)
+    return asks
+
+
+def shared(folder: Path, *, quick: bool) -> list[measure.Ask]:
+    """SqueezeNet: its codebooks recognized, and stored as such."""
+    module = squeezenet.load(folder)
+    photos, labels = squeezenet.photos(folder, 8 if quick else 100)
+    context = fashion.ModuleContext(example={"x": photos[:1]})
+    found, records = run_module_passes(module, [ShareWeights(codes=256)], context)
+    recognized = records[0].result.details["recognized"]
+    with tempfile.TemporaryDirectory() as scratch:
+        dense, small = Path(scratch) / "dense.onnx", Path(scratch) / "small.onnx"
+        torch.onnx.export(
+            found, (torch.from_numpy(photos[:1]),), str(dense), dynamo=False, input_names=["x"], output_names=["y"],
+            dynamic_axes={"x": {0: "batch"}}, opset_version=20,
+        )  # fmt: skip
+        graph = load_graph(dense)
+        StoreCodebooks().apply(graph)
+        save_graph(graph, small)
+        answers = {path: open_model(path, optimize=True)({"x": photos})["y"] for path in (dense, small)}
+        opened = measure.interleaved(
+            {path.stem: (lambda path=path: open_model(path, optimize=True)) for path in (dense, small)}, rounds=5
+        )
+        runs = {path.stem: open_model(path, optimize=True) for path in (dense, small)}
+        times = measure.interleaved(
+            {name: (lambda run=run: run({"x": photos[:1]})) for name, run in runs.items()}, rounds=5 if quick else 30
+        )
+        rows = [
+            (p.stem, p.stat().st_size, zipped(p), 100 * float((answers[p].argmax(1) == labels).mean())) for p in answers
+        ]
+        size = small.stat().st_size
+    measure.print_table(("SqueezeNet", "bytes", "zipped", f"top-1 of {len(labels)}"), rows)
+    print(
+        f"\ncodebooks recognized in {len(recognized)} of 26 layers, {min(recognized.values())} to "
+        f"{max(recognized.values())} values; opening takes {measure.ratio(opened['small'], opened['dense'])} of the "
+        f"dense file's time, a run {measure.ratio(times['small'], times['dense'])}\n"
+    )
+    worst = float(np.abs(answers[small] - answers[dense]).max() / np.abs(answers[dense]).max())
+    return [
+        measure.Ask("layers whose codebook is recognized", len(recognized), 26, at_least=True),
+        measure.Ask("the model's bytes over the authors' file", size / squeezenet.PUBLISHED_BYTES, 1.3),
+        measure.Ask("largest difference of the answers, relative", worst, 1e-5),
+    ]
+
+
+def main() -> int:
+    parser = measure.options(__doc__ or "")
+    parser.add_argument("data", type=Path, help="the folder of development data")
+    parser.add_argument("--work", type=Path, required=True, help="keeps trained cases")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train", action="store_true", help="train, and measure nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    asks: list[measure.Ask] = []
+    if not options.quick:
+        data = fashion.Fashion(options.data)
+        for seed in options.seeds:
+            train(data, seed, options.work)
+        if options.train:
+            return 0
+        measure.print_machine("torch", "torch-pruning", "onnxruntime")
+        asks += trained_cases(data, options.seeds, options.work)
+    asks += shared(options.data, quick=options.quick)
+    asks += low_rank(options.data, quick=options.quick)
+    return measure.conclude(asks, check=options.check)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,169 @@
+"""Recipes with module passes, from the file to the bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from tiny_recipes import Recorder, data, run_build, weights, write_module_recipe, write_recipe
+
+from enginery.errors import GateRefusedError, PassError, SourceError, UsageError
+
+STUDENT = """
+
+def student():
+    net = Net()
+    net.first, net.second = nn.Linear(32, 16), nn.Linear(16, 4)
+    return net
+"""
+
+EXACT = """
+
+def build():
+    import pathlib
+    import numpy
+    given = numpy.load(pathlib.Path(__file__).parent / "exact.npz")
+    net = Net()
+    with torch.no_grad():
+        for layer, number in ((net.first, 1), (net.second, 2)):
+            layer.weight.copy_(torch.from_numpy(given[f"w{number}"].T))
+            layer.bias.copy_(torch.from_numpy(given[f"b{number}"]))
+    return net
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def make(*passes: str, extra: str = "", **changes: Any) -> Path:
+        from tiny_recipes import MODULE
+
+        recipe = write_module_recipe(
+            tmp_path / "recipe",
+            MODULE + extra,
+            module_passes=list(passes),
+            **{
+                "metric": {"name": "top1", "max_drop": 0.02},
+                "data": {
+                    "training": {"npz": "training.npz", "batch": 16},
+                    "calibration": {"npz": "calibration.npz"},
+                    "evaluation": {"npz": "evaluation.npz"},
+                },
+                **changes,
+            },
+        )
+        taught = data(256, 7, weights())
+        np.savez(tmp_path / "recipe" / "training.npz", x=taught["x"], labels=taught["labels"])
+        return recipe
+
+    return make
+
+
+def elements(bundle: Path) -> int:
+    model = onnx.load(bundle / "engine" / "model.onnx")
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+
+
+def compress_record(bundle: Path) -> dict[str, Any]:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (record,) = (stage["record"] for stage in manifest["stages"] if stage["stage"] == "compress")
+    return record["compress"]
+
+
+def test_a_pruned_and_recovered_model_ships_smaller_with_each_step_on_record(write: Any, tmp_path: Path) -> None:
+    pruned = write("prune-channels{ratio=0.5}", "recover{epochs=3,lr=0.01}")
+    result = run_build(pruned, tmp_path / "build")
+    assert elements(result.bundle) == 32 * 32 + 32 + 32 * 4 + 4
+    first, second = compress_record(result.bundle)["passes"]
+    assert (first["before"]["parameters"], first["after"]["parameters"]) == (2372, 1188)
+    assert second["after"]["macs"] == 32 * 32 + 32 * 4
+    assert second["metric_after"] > first["metric_after"]
+    assert "seconds" not in second
+    gate = next(gate for gate in result.gates if gate.gate == "metric")
+    assert f"original {first['metric_before']:.5g}" in gate.words
+
+
+@pytest.mark.slow
+def test_prune_distil_and_int8_in_one_recipe(write: Any, tmp_path: Path) -> None:
+    recipe = write("prune-channels{ratio=0.5}", "distil{epochs=2,alpha=0.5,lr=0.01}", precision="int8")
+    result = run_build(recipe, tmp_path / "build")
+    assert result.precision == "int8"
+    model = onnx.load(result.bundle / "engine" / "model.onnx")
+    assert any(t.data_type == onnx.TensorProto.INT8 and list(t.dims) == [32, 32] for t in model.graph.initializer)
+
+
+@pytest.mark.slow
+def test_a_named_student_takes_the_originals_place(write: Any, tmp_path: Path) -> None:
+    recipe = write("distil{student=net.py:student,epochs=3,alpha=0.1,lr=0.01}", extra=STUDENT)
+    result = run_build(recipe, tmp_path / "build")
+    assert elements(result.bundle) == 32 * 16 + 16 + 16 * 4 + 4
+
+
+@pytest.mark.slow
+def test_the_second_build_trains_nothing_and_two_builds_agree(write: Any, tmp_path: Path) -> None:
+    recipe = write("prune-weights{ratio=0.5}", "recover{epochs=2}")
+    first = run_build(recipe, tmp_path / "one")
+    events = Recorder()
+    assert run_build(recipe, tmp_path / "one", events).reused
+    assert "compress" in events.kept
+    second = run_build(recipe, tmp_path / "two")
+    assert (first.bundle / "manifest.json").read_bytes() == (second.bundle / "manifest.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_training_by_the_clock_is_not_run_again_for_a_stage_that_was_lost(write: Any, tmp_path: Path) -> None:
+    recipe = write("recover{minutes=0.005}")
+    first = run_build(recipe, tmp_path / "build")
+    results = tmp_path / "build" / ".store" / "results"
+    for entry in results.iterdir():
+        if json.loads((entry / "result.json").read_text())["stage"] == "export":
+            shutil.rmtree(entry)
+    shutil.rmtree(first.bundle)
+    second = run_build(recipe, tmp_path / "build")
+    assert (second.bundle / "engine" / "model.onnx").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_lost_too_much_is_refused_by_the_metric(write: Any, tmp_path: Path) -> None:
+    recipe = write("prune-weights{ratio=0.9}", extra=EXACT)
+    np.savez(tmp_path / "recipe" / "exact.npz", **weights())
+    with pytest.raises(GateRefusedError, match=r"Gate metric refused tiny .* original 1, engine 0\.\d+, drop"):
+        run_build(recipe, tmp_path / "build")
+
+
+@pytest.mark.slow
+def test_without_a_metric_nothing_ships(write: Any, tmp_path: Path) -> None:
+    with pytest.raises(GateRefusedError, match="module passes change the model's answers"):
+        run_build(write("prune-n-m", metric=None), tmp_path / "build")
+
+
+@pytest.mark.parametrize(
+    ("passes", "error", "message"),
+    [
+        (["prune-everything"], UsageError, "There is no pass 'prune-everything'"),
+        (["prune-channels"], UsageError, "either ratio or macs"),
+        (["prune-weights{ratio=0.5,layers=nothing}"], PassError, "prune-weights.* failed: .* available: first, second"),
+        (["distil{student=net.py:absent,epochs=1}"], SourceError, "no callable 'absent'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    write: Any, tmp_path: Path, passes: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises((error, PassError), match=message):
+        run_build(write(*passes), tmp_path / "build")
+
+
+def test_training_without_training_data_is_refused(write: Any, tmp_path: Path) -> None:
+    recipe = write("recover{epochs=1}", data={"evaluation": {"npz": "evaluation.npz"}})
+    with pytest.raises(PassError, match="name `data: training:` in the recipe"):
+        run_build(recipe, tmp_path / "build")
+
+
+def test_an_onnx_source_has_no_module(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe", module_passes=["prune-n-m"], metric={"name": "top1", "max_drop": 1})
+    with pytest.raises(SourceError, match="the source is an ONNX file"):
+        run_build(recipe, tmp_path / "build")
