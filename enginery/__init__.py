@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "build", "load"]
 
 
-def load(bundle: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+def load(
+    bundle: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    warmup: int = 0,
+    selftest: bool = False,
+    public_key: str | os.PathLike[str] | None = None,
+) -> Session:
     """Open a bundle's engine: `.run({name: array}) -> {name: array}`, `.inputs`, `.outputs`, `.describe()`.
 
     The session checks every input by name, dtype, rank and the declared range of each dynamic dimension before the
@@ -31,15 +39,22 @@ def load(bundle: str | os.PathLike[str], *, threads: int | None = None) -> Sessi
     Args:
         bundle: the bundle's folder.
         threads: threads of the runtime (default: the runtime's own choice).
+        provider: demand that the engine runs on this provider, such as `CUDAExecutionProvider`.
+        warmup: run the golden inputs this many times first.
+        selftest: compare the engine's answers to the golden inputs with those recorded where it was built.
+        public_key: demand a signature that this key, a PEM file, verifies.
 
     Raises:
         UsageError: there is no bundle.
-        IntegrityError: a file of the bundle was changed, added or removed.
-        EngineError: the engine cannot run on this machine, or not as it was built to.
+        IntegrityError: a file of the bundle was changed, added or removed, or its signature does not hold.
+        EngineError: the engine cannot run on this machine, not as it was built to, or answers otherwise than there.
     """
     from enginery.pipeline.session import open_session
 
-    return open_session(Path(bundle), threads=threads)
+    key = None if public_key is None else Path(public_key)
+    return open_session(
+        Path(bundle), threads=threads, provider=provider, warmup=warmup, selftest=selftest, public_key=key
+    )
 
 
 def build(

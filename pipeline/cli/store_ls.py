@@ -28,4 +28,4 @@ def command(output: Path, as_json: bool) -> None:
         click.echo(
             f"{mark} {entry.key[:12]}  {entry.stage:<12} {entry.bytes / 1e6:10,.2f} MB  {entry.age / DAY:7.1f} days"
         )
-    click.echo(f"{len(found)} results, {sum(entry.bytes for entry in found) / 1e6:,.2f} MB")
+    click.echo(f"results: {len(found)}, {sum(entry.bytes for entry in found) / 1e6:,.2f} MB")

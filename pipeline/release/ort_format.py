@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any
 
+from enginery.engines.base import Arrays
 from enginery.engines.onnxruntime import import_onnxruntime
 from enginery.errors import EngineError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
-from enginery.pipeline.comparison import Comparer, Comparison, OutputFigures
+from enginery.pipeline.comparison import OutputFigures
 from enginery.pipeline.files import sha256_file, sync_folder, sync_tree
 from enginery.pipeline.manifest import Manifest
-from enginery.pipeline.npz import read_npz
-
-FLOAT_TOLERANCE: Final = 1e-4
-COSINE_FLOOR: Final = 0.999
-"""A quantized graph may round a few values to their neighbours when it is optimized otherwise; its answers stay this
-close to the bundle's."""
+from enginery.pipeline.selftest import check_golden
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,13 @@ def export_ort(bundle: Path, folder: Path, *, public_key: Path | None = None) ->
     with tempfile.TemporaryDirectory(dir=folder, prefix=".ort.") as work:
         fresh = Path(work) / f"{manifest.name}.ort"
         _convert(Bundle(bundle, manifest).artifact.path, fresh, manifest)
-        cases, figures = _compare(bundle, fresh, manifest)
+        figures = _compare(bundle, fresh, manifest)
         sync_tree(Path(work))
         path = folder / fresh.name
         shutil.move(fresh, path)
     path.chmod(0o644)
     sync_folder(folder)
+    cases = sum(case.outputs is not None for case in manifest.golden)
     return OrtModel(path, sha256_file(path), cases, figures)
 
 
@@ -82,34 +80,19 @@ def _convert(source: Path, target: Path, manifest: Manifest) -> None:
         raise EngineError(f"onnxruntime {ort.__version__} wrote no {target.name} and said nothing.")
 
 
-def _compare(bundle: Path, path: Path, manifest: Manifest) -> tuple[int, tuple[OutputFigures, ...]]:
+def _compare(bundle: Path, path: Path, manifest: Manifest) -> tuple[OutputFigures, ...]:
     """Run the file on every golden case and hold its answers against the bundle's."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    specs = tuple(tensor.spec for tensor in manifest.outputs)
-    comparer = Comparer(specs)
-    cases = [case for case in manifest.golden if case.outputs is not None]
-    if not cases:
-        raise EngineError(f"{bundle} holds no golden outputs: nothing would show that {path.name} answers right.")
+    names = [tensor.name for tensor in manifest.outputs]
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for case in cases:
-            feeds, expected = read_npz(bundle / case.inputs), read_npz(bundle / str(case.outputs))
-            values = session.run([spec.name for spec in specs], feeds)
-            comparer.add(expected, dict(zip((spec.name for spec in specs), values, strict=True)), feeds)
     except Exception as error:
-        raise EngineError(f"{path.name} does not run: {error}") from error
-    figures = comparer.figures()
-    for output in figures:
-        if not _agrees(output, manifest.precision):
-            raise EngineError(
-                f"{path.name} answers otherwise than the bundle's engine: {output}. It was not delivered."
-            )
-    return len(cases), figures
+        raise EngineError(f"onnxruntime {ort.__version__} does not load {path.name}: {error}") from error
 
+    def run(feeds: Arrays) -> Arrays:
+        values: Sequence[Any] = session.run(names, dict(feeds))
+        return dict(zip(names, values, strict=True))
 
-def _agrees(output: OutputFigures, precision: str) -> bool:
-    if precision == "fp32" or output.equal is not None:
-        return bool(Comparison((output,), FLOAT_TOLERANCE))
-    return not output.faults and output.cosine_min is not None and output.cosine_min >= COSINE_FLOOR
+    return check_golden(bundle, manifest, run, what=path.name)

@@ -48,7 +48,7 @@ def with_golden(bundle, change):
 
 def test_a_file_that_answers_otherwise_is_not_delivered(bundle, tmp_path):
     with_golden(bundle, lambda arrays: {"y": arrays["y"] * 1.01})
-    with pytest.raises(EngineError, match="answers otherwise than the bundle's engine"):
+    with pytest.raises(EngineError, match=r"tiny\.ort does not answer here"):
         export_ort(bundle, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -63,7 +63,7 @@ def test_a_quantized_engine_may_round_a_value_otherwise(tmp_path):
     near = with_golden(bundle, lambda arrays: {"y": arrays["y"] * 1.001})
     assert export_ort(near, tmp_path / "out").cases == 3
     far = with_golden(bundle, lambda arrays: {"y": arrays["y"][:, ::-1].copy()})
-    with pytest.raises(EngineError, match="answers otherwise"):
+    with pytest.raises(EngineError, match=r"tiny\.ort does not answer here"):
         export_ort(far, tmp_path / "out")
 
 
