@@ -14,6 +14,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _NAMES = (
     "build",
+    "compress",
     "export",
     "optimize",
     "calibrate",

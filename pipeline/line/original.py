@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from enginery.passes.base import ModulePass
     from enginery.pipeline.data import DataSet
+    from enginery.pipeline.stages.compress import Compression
 
 _CODE = ("enginery.pipeline.stages.reference", "enginery.pipeline.originals", "enginery.engines.pytorch")
 
@@ -101,10 +102,15 @@ class OriginalStages(DataAccess):
         """The compressed module, made anew in each process that needs it: structure is code, which no file holds."""
         from enginery.pipeline.stages.compress import compress
 
-        stage = StageName("compress")
-        return compress(
+        return compress(self.compression, self.module_passes)
+
+    @property
+    def compression(self) -> Compression:
+        """What this recipe gives its module passes."""
+        from enginery.pipeline.stages.compress import Compression
+
+        return Compression(
             original=self.original,
-            passes=self.module_passes,
             example=self.example(),
             training=self.training.batches if self.training is not None else None,
             evaluation=self.evaluation.batches if self.evaluation is not None else None,
@@ -116,7 +122,7 @@ class OriginalStages(DataAccess):
             folder=self.loaded.folder,
             workdir=self.store.workdir(f"compress-{self.line}"),
             seed=self.recipe.seed,
-            progress=self.progress(stage, "steps"),
+            progress=self.progress(StageName("compress"), "steps"),
         )
 
     def subject(self) -> torch.nn.Module | None:
@@ -213,6 +219,10 @@ class OriginalStages(DataAccess):
             return module_session(module, self.inputs, self.declared or self.outputs)
         names = discover_outputs(module, self.example())
         return module_session(module, self.inputs, tuple(TensorSpec(name, "float32", ()) for name in names))
+
+    def timed_original(self) -> Session | None:
+        """The original in PyTorch, to be timed; an ONNX file has no framework of its own to run in."""
+        return None if self.recipe.source.kind == "onnx" else self.original.session(self.outputs)
 
     def example(self) -> dict[str, Any]:
         """One batch of real inputs at the optimal sizes, or of noise where the recipe names no data."""

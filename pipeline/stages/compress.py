@@ -54,28 +54,12 @@ class Compressed:
             )
 
 
-def compress(
-    *,
-    original: LazyOriginal,
-    passes: Sequence[ModulePass],
-    example: Feeds,
-    training: Batches | None,
-    evaluation: Batches | None,
-    score: Callable[[], Score] | None,
-    scored: str | None,
-    higher_is_better: bool,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    folder: Path,
-    workdir: Path,
-    seed: int,
-    progress: Callable[[int, int | None], None],
-) -> Compressed:
-    """Run the passes over a fresh copy of the original.
+@dataclass(frozen=True)
+class Compression:
+    """What a recipe gives its module passes.
 
-    Args:
+    Attributes:
         original: loads the model; ONNX sources have no module and are refused.
-        passes: in order.
         example: one batch of inputs by forward-argument name.
         training: opens the data that passes train on.
         evaluation: opens the data that the metric is measured on.
@@ -88,6 +72,52 @@ def compress(
         workdir: keeps checkpoints, so that a killed training resumes.
         seed: fixes every random choice.
         progress: hears (steps done, steps in all or None).
+    """
+
+    original: LazyOriginal
+    example: Feeds
+    training: Batches | None
+    evaluation: Batches | None
+    score: Callable[[], Score] | None
+    scored: str | None
+    higher_is_better: bool
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    folder: Path
+    workdir: Path
+    seed: int
+    progress: Callable[[int, int | None], None]
+
+    def open(self) -> tuple[torch.nn.Module, ModuleContext]:
+        """A fresh copy of the original, and what passes may use besides it.
+
+        Raises:
+            SourceError: the source is ONNX.
+        """
+        module = self.original.fresh()
+        if module is None:
+            raise SourceError("`module_passes` work on an nn.Module; the source is an ONNX file. Use `graph_passes`.")
+        names = self.outputs or tuple(
+            TensorSpec(name, "float32", ()) for name in discover_outputs(module, self.example)
+        )
+        metric = None
+        if self.score is not None and self.evaluation is not None:
+            sign = 1.0 if self.higher_is_better else -1.0
+            metric = _metric(self.score, self.evaluation, self.original, self.inputs, names, self.scored, sign)
+        return module, ModuleContext(
+            example=self.example,
+            batches=_pairs(self.training) if self.training is not None else None,
+            metric=metric,
+            seed=self.seed,
+            workdir=self.workdir,
+            original=lambda: _required(self.original.fresh()),
+            resolve=lambda text: _resolve(text, self.folder),
+            progress=self.progress,
+        )
+
+
+def compress(compression: Compression, passes: Sequence[ModulePass]) -> Compressed:
+    """Run the passes, in order, over a fresh copy of the original.
 
     Raises:
         SourceError: the source is ONNX.
@@ -96,24 +126,7 @@ def compress(
     from enginery.passes.module import run_module_passes
     from enginery.pipeline.source.original import parameters_digest
 
-    module = original.fresh()
-    if module is None:
-        raise SourceError("`module_passes` work on an nn.Module; the source is an ONNX file. Use `graph_passes`.")
-    names = outputs or tuple(TensorSpec(name, "float32", ()) for name in discover_outputs(module, example))
-    metric = None
-    if score is not None and evaluation is not None:
-        sign = 1.0 if higher_is_better else -1.0
-        metric = _metric(score, evaluation, original, inputs, names, scored, sign)
-    context = ModuleContext(
-        example=example,
-        batches=_pairs(training) if training is not None else None,
-        metric=metric,
-        seed=seed,
-        workdir=workdir,
-        original=lambda: _required(original.fresh()),
-        resolve=lambda text: _resolve(text, folder),
-        progress=progress,
-    )
+    module, context = compression.open()
     result, records = run_module_passes(module, passes, context)
     return Compressed(result.eval(), records, parameters_digest(result))
 
