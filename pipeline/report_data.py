@@ -10,6 +10,7 @@ from enginery.pipeline.comparison import OutputFigures
 from enginery.pipeline.gates import Question
 from enginery.pipeline.line import Line
 from enginery.pipeline.manifest import DimRecord, GateVerdict, Signature
+from enginery.pipeline.module_report import module_pass_effects, module_pass_notes
 from enginery.pipeline.recipe import Precision
 from enginery.pipeline.report import (
     Candidate,
@@ -57,7 +58,7 @@ def make_report(
         evaluation=_errors(measured.evaluation),
         metric=_metric(line, question),
         latencies=tuple(_latencies(results)),
-        speedups=tuple(_speedups(question)),
+        speedups=tuple(_speedups(question, results)),
         candidates=candidates,
         sizes=_sizes(line, target, precision),
         kernels=_facts(line, target, precision).get("kernels") or {},
@@ -86,6 +87,7 @@ def _errors(outputs: Sequence[OutputFigures]) -> tuple[Errors, ...]:
 def _notes(line: Line, question: Question) -> Iterator[str]:
     for step in line.load.json("original.json")["preparation"]:
         yield f"Prepared for export: {step}."
+    yield from module_pass_notes(line.compress)
     if question.deferred is not None:
         yield f"The engine was not run here: {question.deferred}"
     if question.random_calibration:
@@ -122,9 +124,12 @@ def _latencies(results: Sequence[Result]) -> Iterator[Latency]:
                 )
 
 
-def _speedups(question: Question) -> Iterator[Speedup]:
+def _speedups(question: Question, results: Sequence[Result]) -> Iterator[Speedup]:
     if (speed := question.measured.speed) is not None:
         yield Speedup(baseline="float engine", **vars(speed))
+    for result in results:
+        if result.stage.stage == "benchmark" and (found := result.measured.get("against_original")) is not None:
+            yield Speedup(baseline="original", **found)
 
 
 def _sizes(line: Line, target: str, precision: Precision) -> dict[str, int]:
@@ -143,6 +148,7 @@ def _facts(line: Line, target: str, precision: Precision) -> Mapping[str, Any]:
 
 
 def _passes(line: Line, target: str, precision: Precision) -> Iterator[PassEffect]:
+    yield from module_pass_effects(line.compress)
     optimized = line.optimize(target)
     seconds = optimized.measured.get("pass_seconds", {})
     for number, entry in enumerate(optimized.json("passes.json")):

@@ -83,6 +83,9 @@ def test_a_pruned_and_recovered_model_ships_smaller_with_each_step_on_record(wri
     assert second["after"]["macs"] == 32 * 32 + 32 * 4
     assert second["metric_after"] > first["metric_after"]
     assert "seconds" not in second
+    report = json.loads((result.bundle / "report.json").read_text())
+    assert [effect["spec"] for effect in report["passes"][:2]] == [first["pass"], second["pass"]]
+    assert any("together: parameters 2,372 → 1,188" in note for note in report["notes"])
     gate = next(gate for gate in result.gates if gate.gate == "metric")
     assert f"original {first['metric_before']:.5g}" in gate.words
 
