@@ -76,7 +76,7 @@ def refuse(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdic
         shipped=False,
         candidates=delivery.candidates,
     )
-    with _placing(delivery) as fresh:
+    with _alone(delivery), placing(delivery.folder) as fresh:
         write_report(report, fresh)
 
 
@@ -86,8 +86,6 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
     manifest = _manifest(delivery, question, verdicts, allow, plan)
     parts = render_bom(manifest, question.measured)
     manifest = manifest.model_copy(update={"files": {**manifest.files, BOM: _record_of(parts.encode())}})
-    if _is_current(delivery.folder, manifest):
-        return True
     report = make_report(
         delivery.line,
         delivery.target,
@@ -97,25 +95,33 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
         shipped=True,
         candidates=delivery.candidates,
     )
-    with _placing(delivery) as fresh:
-        for name, (result, source) in plan.items():
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(result.path(source), fresh / name)
-        (fresh / BOM).write_text(parts, encoding="utf-8")
-        (fresh / MEASUREMENTS).write_text(pretty_json(_measurements(delivery, verdicts)))
-        measured = (MEASUREMENTS, *write_report(report, fresh))
-        (fresh / FILE_NAME).write_text(manifest.model_copy(update={"measurements": measured}).to_json())
-        bundles.write_sums(fresh)
-        bundles.verify_digests(fresh)  # what was copied is what the manifest promises, or nothing is shipped
+    with _alone(delivery):
+        if _is_current(delivery.folder, manifest):
+            return True
+        with placing(delivery.folder) as fresh:
+            for name, (result, source) in plan.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(result.path(source), fresh / name)
+            (fresh / BOM).write_text(parts, encoding="utf-8")
+            (fresh / MEASUREMENTS).write_text(pretty_json(_measurements(delivery, verdicts)))
+            measured = (MEASUREMENTS, *write_report(report, fresh))
+            (fresh / FILE_NAME).write_text(manifest.model_copy(update={"measurements": measured}).to_json())
+            bundles.write_sums(fresh)
+            bundles.verify_digests(fresh)  # what was copied is what the manifest promises, or nothing is shipped
     return False
 
 
-def _placing(delivery: Delivery) -> AbstractContextManager[Path]:
-    line, place = delivery.line, delivery.folder.absolute()
-    waiting = StageName("package", place.name)
-    name = f"place-{digest_json(str(place))}"
-    lock = line.store.lock(name, lambda: line.events.waiting(waiting, "another build writes the same bundle"))
-    return placing(place, lock)
+def _alone(delivery: Delivery) -> AbstractContextManager[None]:
+    """Keep other builds away from the bundle's place."""
+    line = delivery.line
+    stage = StageName("package", delivery.folder.name)
+    waiting = "another build writes the same bundle"
+    return line.store.lock(place_lock(delivery.folder), lambda: line.events.waiting(stage, waiting))
+
+
+def place_lock(place: Path) -> str:
+    """The name of the lock on a bundle's place."""
+    return f"place-{digest_json(str(place.absolute()))}"
 
 
 Plan = dict[str, tuple[Result, str]]

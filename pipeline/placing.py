@@ -1,4 +1,4 @@
-"""Puts a finished folder in its place: whole, at once, and never two builds at a time."""
+"""Puts a finished folder in its place: whole and at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from enginery.errors import StageError
@@ -16,30 +16,29 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
 
 
 @contextmanager
-def placing(place: Path, lock: AbstractContextManager[None]) -> Generator[Path]:
+def placing(place: Path) -> Generator[Path]:
     """Make a folder that takes the place `place` when the block ends, and vanishes when it raises.
 
     Args:
-        place: where the folder is to stand; whatever stands there is replaced by one rename.
-        lock: held meanwhile; what a build that was killed left beside `place` is swept away under it.
+        place: where the folder is to stand; whatever stands there is replaced by one rename, and what a killed build
+            left beside it is swept away. The caller holds a lock on the place.
 
     Raises:
         StageError: there is no room for it.
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with lock:
-            for kind in ("new", "old"):
-                for stale in place.parent.glob(f".{place.name}.{kind}.*"):
-                    shutil.rmtree(stale)
-            fresh = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.new."))
-            try:
-                fresh.chmod(0o755)
-                yield fresh
-                sync_tree(fresh)
-                replace_folder(fresh, place)
-            finally:
-                shutil.rmtree(fresh, ignore_errors=True)
+        for kind in ("new", "old"):
+            for stale in place.parent.glob(f".{place.name}.{kind}.*"):
+                shutil.rmtree(stale)
+        fresh = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.new."))
+        try:
+            fresh.chmod(0o755)
+            yield fresh
+            sync_tree(fresh)
+            replace_folder(fresh, place)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
         if error.errno not in _FULL:
             raise

@@ -19,9 +19,9 @@ from enginery.errors import EngineError, GateRefusedError, IntegrityError
 from enginery.pipeline import bundle as bundles
 from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.comparison import OutputFigures, compare
+from enginery.pipeline.deliver import place_lock
 from enginery.pipeline.events import Events, StageName
 from enginery.pipeline.figures import CaseFigures, Measured, SpeedFigures
-from enginery.pipeline.files import digest_json
 from enginery.pipeline.gates import Question, judge, refusals, without_timing
 from enginery.pipeline.line import FLOAT_MODES, Line
 from enginery.pipeline.manifest import FILE_NAME, GateVerdict, GoldenCase, Manifest, Verdict
@@ -181,8 +181,7 @@ def _complete(
 ) -> None:
     """Write the bundle anew with what was measured here, in place of the one whose gates were deferred."""
     manifest, place = bundle.manifest, bundle.path.absolute()
-    lock = line.store.lock(f"place-{digest_json(str(place))}", lambda: None)
-    with placing(place, lock) as fresh:
+    with line.store.lock(place_lock(place), lambda: None), placing(place) as fresh:
         shutil.copytree(place, fresh, dirs_exist_ok=True)
         for name in (*bundles.RELEASE_FILES, bundles.SUMS):
             (fresh / name).unlink(missing_ok=True)

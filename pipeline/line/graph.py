@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from enginery.engines import Engine, get_engine
 from enginery.pipeline.events import StageName
+from enginery.pipeline.files import digest_json
 from enginery.pipeline.line.original import OriginalStages
 from enginery.pipeline.line.wiring import LITERAL
 from enginery.pipeline.recipe import Mode, Precision
@@ -103,6 +104,7 @@ class GraphStages(OriginalStages):
         feeds = self.calibration_feeds()
         masks = sorted(set(self.valid.values()))
         stage = StageName("calibrate", target)
+        inputs = {"model": optimized.digest_of("model"), **self.data_input("calibration")}
 
         def run(folder: Path) -> None:
             from enginery.pipeline.stages.calibrate import calibrate
@@ -118,6 +120,7 @@ class GraphStages(OriginalStages):
                 open_model=self.open_model,
                 memory_budget=self.memory_budget,
                 random=self.random_data,
+                partial=self.store.workdir(f"calibrate-{digest_json(inputs)}"),
                 progress=self.progress(stage, "batches"),
             )
 
@@ -125,7 +128,7 @@ class GraphStages(OriginalStages):
             stage,
             run,
             config={**self.signature, "masks": masks, "random": self.random_data},
-            inputs={"model": optimized.digest_of("model"), **self.data_input("calibration")},
+            inputs=inputs,
             code=["enginery.pipeline.stages.calibrate", LITERAL],
             tools=["onnxruntime", "numpy", "onnx"],
         )

@@ -44,6 +44,7 @@ def benchmark(
     *,
     candidate: Session,
     baseline: Session | None,
+    original: Session | None,
     feeds: Feeds,
     case: str,
     budget: float,
@@ -56,6 +57,8 @@ def benchmark(
         folder: empty.
         candidate: the engine.
         baseline: the float engine of the same target; None when the candidate is that engine.
+        original: the original in its own framework; None where it has none. It runs in turns with the candidate after
+            the baseline did, so that its idle threads disturb no gate.
         feeds: inputs at the optimal shape.
         case: what the feeds are, for the report.
         budget: seconds to measure for; at least `MIN_PAIRS` pairs are run all the same.
@@ -64,10 +67,19 @@ def benchmark(
     """
     generator = np.random.default_rng(seed)
     times = measure(candidate, baseline, feeds, budget, generator, progress)
-    record: dict[str, Any] = {"case": case, "candidate": summarize(times.candidate), "baseline": None, "speed": None}
+    record: dict[str, Any] = {
+        "case": case,
+        "candidate": summarize(times.candidate),
+        **dict.fromkeys(("baseline", "speed", "original", "against_original")),
+    }
     if times.baseline is not None:
         record["baseline"] = summarize(times.baseline)
         record["speed"] = speed_figures(times.baseline / times.candidate, generator)
+    if original is not None:
+        times = measure(candidate, original, feeds, budget / 3, generator, progress)
+        assert times.baseline is not None
+        record["original"] = summarize(times.baseline)
+        record["against_original"] = speed_figures(times.baseline / times.candidate, generator)
     (folder / FILE).write_text(pretty_json(record))
 
 

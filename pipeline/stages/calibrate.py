@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from enginery.engines.base import DimRange, Feeds, TensorSpec
+from enginery.errors import StatisticsError
 from enginery.passes.base import OpenModel
-from enginery.passes.calibration import collect
+from enginery.passes.calibration import Statistics, collect
 
 Progress = Callable[[int, int | None], None]
 
@@ -23,6 +25,7 @@ def calibrate(
     open_model: OpenModel,
     memory_budget: int,
     random: bool,
+    partial: Path,
     progress: Progress,
 ) -> None:
     """Write the statistics into `folder/statistics`.
@@ -37,11 +40,12 @@ def calibrate(
         open_model: runs a graph.
         memory_budget: bytes that observed tensors may take at once.
         random: the data is random and the user knows it; the statistics say so.
+        partial: where the statistics of a run that Ctrl-C ended are kept, and gone on from.
         progress: hears (batches done, batches in all or None).
 
     Raises:
         DataError: no data, one sample, or a batch that is not as declared.
-        KeyboardInterrupt: Ctrl-C; nothing is kept in the store.
+        KeyboardInterrupt: Ctrl-C; what was seen is in `partial`.
     """
     statistics = collect(
         model,
@@ -52,8 +56,19 @@ def calibrate(
         memory_budget=memory_budget,
         masks=masks,
         random=random,
+        resume=_interrupted(partial),
         progress=progress,
     )
+    shutil.rmtree(partial, ignore_errors=True)
     if not statistics.complete:
+        statistics.save(partial)
         raise KeyboardInterrupt
     statistics.save(folder / "statistics")
+
+
+def _interrupted(partial: Path) -> Statistics | None:
+    """What an interrupted run left, if it is whole; a damaged one costs time only."""
+    try:
+        return Statistics.load(partial)
+    except StatisticsError:
+        return None

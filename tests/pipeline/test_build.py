@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from tiny_recipes import (
+    MODULE,
     WIDTH,
     Recorder,
     answer,
@@ -303,9 +306,7 @@ def test_an_allowed_refusal_ships_and_is_recorded(recipe: Path, tmp_path: Path) 
 
 def test_module_passes_run_before_the_export(tmp_path: Path) -> None:
     metric = {"name": "top1", "max_drop": 1.0}
-    recipe = write_module_recipe(
-        tmp_path / "recipe", module_passes=["prune-weights{ratio=0.5}"], metric=metric, seed=1
-    )
+    recipe = write_module_recipe(tmp_path / "recipe", module_passes=["prune-weights{ratio=0.5}"], metric=metric, seed=1)
     events = Recorder()
     bundle = Bundle.open(run_build(recipe, tmp_path / "build", events).bundle)
     assert {"compress", "reference (original)"} <= set(events.ran)
@@ -338,3 +339,27 @@ def test_module_passes_cannot_work_on_an_onnx_file(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe", module_passes=["prune-weights{ratio=0.5}"])
     with pytest.raises(SourceError, match=r"work on an nn\.Module; the source is an ONNX file"):
         run_build(recipe, tmp_path / "build")
+
+
+REPOSITORY = {
+    "engines/__init__.py": "WIDTH = 32\n",
+    "models/__init__.py": "",
+    "models/net.py": MODULE.replace(
+        "import torch", "import torch\nfrom engines import WIDTH\nfrom pipeline import SCALE", 1
+    ),
+    "pipeline/__init__.py": "SCALE = 1.0\n",
+    "passes/__init__.py": "raise ImportError('nobody asked for this package')\n",
+    "entry.py": "from models.net import Net\n\n\ndef build():\n    return Net()\n",
+}
+
+
+@pytest.mark.slow
+def test_a_research_repository_with_packages_called_like_ours_is_exported_from_inside(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "repository", source={"factory": "entry.py:build"})
+    for name, text in REPOSITORY.items():
+        (recipe.parent / name).parent.mkdir(exist_ok=True)
+        (recipe.parent / name).write_text(text)
+    command = [str(Path(sys.executable).parent / "enginery"), "build", "recipe.yaml"]
+    done = subprocess.run(command, cwd=recipe.parent, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    verify_bundle(recipe.parent / "build" / "tiny" / "onnxruntime-cpu-fp32")

@@ -68,6 +68,19 @@ def test_control_c_in_a_stage(stage: str, tmp_path: Path, whole: Path) -> None:
     assert _same(run_build(recipe, output, precision="int8").bundle, whole)
 
 
+@pytest.mark.slow
+def test_two_builds_at_once_do_not_disturb_each_other(tmp_path: Path, whole: Path) -> None:
+    recipe, output = write_recipe(tmp_path / "recipe"), tmp_path / "build"
+    command = [sys.executable, str(SUPPORT / "killing.py"), str(recipe), str(output), "none", "SIGKILL"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+    bundle = output / "tiny" / "onnxruntime-cpu-int8"
+    verify_bundle(bundle)
+    assert _same(bundle, whole)
+
+
 @pytest.mark.parametrize("moment", ["write_report", "write_sums", "verify_digests", "replace_folder"])
 def test_a_death_while_the_bundle_is_packed_leaves_the_old_one(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,12 +31,15 @@ class Sleeper(Session):
         return {"runtime": "sleep"}
 
 
-def _measured(folder: Path, candidate: float, baseline: float | None) -> tuple[dict[str, Any], list[str]]:
+def _measured(
+    folder: Path, candidate: float, baseline: float | None, original: float | None = None
+) -> tuple[dict[str, Any], list[str]]:
     log: list[str] = []
     benchmark(
         folder,
         candidate=Sleeper("candidate", candidate, log),
         baseline=None if baseline is None else Sleeper("baseline", baseline, log),
+        original=None if original is None else Sleeper("original", original, log),
         feeds=FEEDS,
         case="opt (batch=2)",
         budget=0.0,
@@ -62,6 +65,13 @@ def test_without_a_baseline_latencies_alone_are_measured(tmp_path: Path) -> None
     assert found["baseline"] is None
     assert found["candidate"]["runs"] == MIN_PAIRS
     assert set(log) == {"candidate"}
+
+
+def test_the_original_runs_after_the_gate_was_measured(tmp_path: Path) -> None:
+    found, log = _measured(tmp_path, 0.002, 0.002, 0.008)
+    assert found["against_original"]["speedup"] > 1.5
+    assert found["original"]["runs"] == MIN_PAIRS
+    assert log.index("original") > max(index for index, name in enumerate(log) if name == "baseline")
 
 
 def test_runs_alternate_in_an_order_that_is_mixed(tmp_path: Path) -> None:
