@@ -202,23 +202,32 @@ class Edits:
 
 
 def drop_unused(graph: gs.Graph, seeds: Iterable[gs.Node]) -> set[int]:
-    """Detach the seeds, and what only they needed, where nothing uses them; ids of the nodes that are now loose."""
-    outputs = {id(tensor) for tensor in graph.outputs}
-    members: set[int] | None = None
-    gone: set[int] = set()
+    """Detach the seeds, and what only they needed, where nothing uses them; ids of the nodes that are now loose.
+
+    Readers are counted instead of unlinked one by one: a constant may have as many readers as the graph has nodes.
+    """
     queue = list(seeds)
+    if not queue:
+        return set()
+    outputs = {id(tensor) for tensor in graph.outputs}
+    members = {id(node) for node in graph.nodes}
+    readers: dict[int, int] = {}
+    gone: dict[int, gs.Node] = {}
     while queue:
         node = queue.pop()
-        if id(node) in gone or any(out.outputs or id(out) in outputs for out in node.outputs):
+        # A node that is no member is computed in an outer graph: remove-dead-code sees to it there.
+        if id(node) in gone or id(node) not in members:
             continue
-        members = members if members is not None else {id(each) for each in graph.nodes}
-        if id(node) not in members:
-            continue  # computed in an outer graph: dead-code removes it there
-        gone.add(id(node))
-        feeders = [maker for tensor in used_tensors(node) if (maker := producer(tensor)) is not None]
-        detach([node])
-        queue.extend(feeders)
-    return gone
+        if any(readers.get(id(out), len(out.outputs)) or id(out) in outputs for out in node.outputs):
+            continue
+        gone[id(node)] = node
+        for tensor in used_tensors(node):
+            readers[id(tensor)] = readers.get(id(tensor), len(tensor.outputs)) - 1
+            maker = producer(tensor)
+            if maker is not None:
+                queue.append(maker)
+    detach(gone.values())
+    return set(gone)
 
 
 def used_tensors(node: gs.Node) -> list[gs.Tensor]:

@@ -1,0 +1,135 @@
+"""What each fusion and lowering is worth on a target, against ONNX Runtime's default session on the plain export.
+
+    python bench/fusions.py [--check] [--quick]
+
+The defaults in `passes/graph/__init__.py` are chosen from these tables: a fusion whose gain is within the noise of its
+target is not applied there. Sessions run in turn in one process; figures are ratios of times, so less is better.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exports import Example, export, llama, minilm, resized, vit_small
+from measure import Ask, conclude, interleaved, options, print_machine, print_table, ratio
+
+from enginery.engines.onnxruntime import open_model
+from enginery.passes.graph import default_passes, graph_passes
+from enginery.passes.sequence import run_graph_passes
+from enginery.passes.spec import parse_pass
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SLOW = ["SkipLayerNormFusion"]
+TARGET = "onnxruntime-cpu"
+
+VARIANTS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "defaults": lambda passes: passes,
+    "no attention": lambda passes: without(passes, "fuse-attention", "fuse-grouped-queries"),
+    "no rms norm": lambda passes: without(passes, "fuse-rms-norm"),
+    "no rotary": lambda passes: without(passes, "fuse-rotary"),
+    "no grouped queries": lambda passes: without(passes, "fuse-grouped-queries"),
+    "not packed": lambda passes: without(passes, "pack-attention"),
+    "multi-head attention": lambda passes: swapped(passes, "pack-attention", "lower-to-multi-head-attention"),
+}
+RECOGNITION = {
+    "minilm": {"Attention": 6, "LayerNormalization": 13},
+    "vit_small": {"Attention": 12, "LayerNormalization": 25},
+    "llama": {"Attention": 6, "RMSNormalization": 13, "RotaryEmbedding": 12},
+}
+RECOGNIZERS = ("fuse-rms-norm", "fuse-rotary", "fuse-layer-norm", "fuse-gelu", "fuse-attention")
+
+
+def main() -> int:
+    parser = options("What each fusion is worth on ONNX Runtime's CPU, against its default session.")
+    parser.add_argument("--models", nargs="*", default=["minilm", "vit_small", "llama"])
+    given = parser.parse_args()
+    print_machine("onnxruntime", "torch", "onnx")
+    asks: list[Ask] = []
+    rows: list[list[object]] = []
+    models = {"minilm": minilm, "vit_small": vit_small, "llama": llama}
+    for name in ["minilm"] if given.quick else given.models:
+        with tempfile.TemporaryDirectory() as folder:
+            example = models[name]()
+            asks += recognized(name, example, Path(folder))
+            shapes = [{"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}][: 1 if name == "vit_small" else 2]
+            for sizes in shapes:
+                found = measured(example, Path(folder), sizes, rounds=8 if given.quick else 40)
+                where = f"{name} batch {sizes['batch']}" + ("" if name == "vit_small" else f" seq {sizes['seq']}")
+                rows += [[where, variant, *map(str, [value])] for variant, value in found.items()]
+                bound = {("minilm", 1): 0.82, ("minilm", 8): 0.77, ("vit_small", 1): 0.92}.get((name, sizes["batch"]))
+                asks.append(Ask(f"{where}: defaults over ONNX Runtime's", found["defaults"].median, bound or 1.02))
+    print_table(["model", "passes", "time over ONNX Runtime's default [quartiles]"], rows)
+    return conclude(asks, check=given.check)
+
+
+def without(passes: list[Any], *names: str) -> list[Any]:
+    return [each for each in passes if each.name not in names]
+
+
+def swapped(passes: list[Any], old: str, new: str) -> list[Any]:
+    return [parse_pass(new, graph_passes()) if each.name == old else each for each in passes]
+
+
+def recognized(name: str, example: Example, folder: Path) -> list[Ask]:
+    """Apply every recognizer and count the canonical ops; the proof runs at batch 1, 2 and 7."""
+    import onnx
+
+    source = folder / "plain.onnx"
+    export(example, source)
+    passes = [each for each in default_passes("portable") if not each.name.startswith("lower-")]
+    names = [each.name for each in passes]
+    missing = [parse_pass(each, graph_passes()) for each in RECOGNIZERS if each not in names]
+    where = names.index("fuse-attention")
+    feeds = [arrays(resized(example, {"batch": batch, "seq": seq})) for batch, seq in ((1, 5), (2, 8), (7, 3))]
+    output = folder / "canonical.onnx"
+    run_graph_passes(source, output, [*passes[:where], *missing, *passes[where:]], open_model=open_model, feeds=feeds)
+    found = Counter(node.op_type for node in onnx.load(output, load_external_data=False).graph.node)
+    return [
+        Ask(f"{name}: {op} recognized", found[op], wanted, at_least=True) for op, wanted in RECOGNITION[name].items()
+    ]
+
+
+def measured(example: Example, folder: Path, sizes: dict[str, int], *, rounds: int) -> dict[str, Any]:
+    """The ratio of every variant that differs from the defaults, and what two default sessions differ by (noise)."""
+    source = folder / "plain.onnx"
+    feeds = arrays(resized(example, sizes))
+    proof = [arrays(resized(example, {"batch": 2, "seq": 5}))]
+    sessions: dict[str, Any] = {"plain": session(source, []), "noise": session(source, [])}
+    sessions["plain, no SkipLayerNorm"] = session(source, SLOW)
+    seen: set[bytes] = set()
+    for variant, change in VARIANTS.items():
+        output = folder / variant / "model.onnx"
+        output.parent.mkdir(exist_ok=True)
+        passes = change(list(default_passes(TARGET)))
+        run_graph_passes(source, output, passes, open_model=open_model, feeds=proof, prove="end")
+        if (content := output.read_bytes()) not in seen:  # a variant that changes nothing here is the one before
+            seen.add(content)
+            sessions[variant] = session(output, SLOW)
+    calls = {name: (lambda run=run: run(feeds)) for name, run in sessions.items()}
+    timings = interleaved(calls, rounds=rounds)
+    return {name: ratio(timings[name], timings["plain"]) for name in timings if name != "plain"}
+
+
+def session(path: Path, disabled: list[str]) -> Callable[[dict[str, np.ndarray]], Any]:
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    extra = {"disabled_optimizers": disabled} if disabled else {}
+    opened = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"], **extra)
+    return lambda feeds: opened.run(None, feeds)
+
+
+def arrays(tensors: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
