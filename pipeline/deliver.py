@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from enginery._version import __version__
-from enginery.errors import EngineryError
+from enginery.errors import EngineryError, IntegrityError
 from enginery.pipeline import bundle as bundles
+from enginery.pipeline import preprocess
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json, pretty_json
 from enginery.pipeline.gates import TIMED_GATES, Question, without_timing
@@ -93,6 +94,7 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
         question,
         verdicts,
         shipped=True,
+        complete_with=delivery.complete_with if question.deferred is not None else None,
         candidates=delivery.candidates,
     )
     with _alone(delivery):
@@ -102,13 +104,24 @@ def ship(delivery: Delivery, question: Question, verdicts: Sequence[GateVerdict]
             for name, (result, source) in plan.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(result.path(source), fresh / name)
+            _pin_tokenizer(delivery, fresh)
             (fresh / BOM).write_text(parts, encoding="utf-8")
             (fresh / MEASUREMENTS).write_text(pretty_json(_measurements(delivery, verdicts)))
             measured = (MEASUREMENTS, *write_report(report, fresh))
             (fresh / FILE_NAME).write_text(manifest.model_copy(update={"measurements": measured}).to_json())
             bundles.write_sums(fresh)
-            bundles.verify_digests(fresh)  # what was copied is what the manifest promises, or nothing is shipped
+            _check_copied(fresh, plan)
     return False
+
+
+def _check_copied(fresh: Path, plan: Plan) -> None:
+    """What was copied is what the manifest promises, or nothing is shipped."""
+    try:
+        bundles.verify_digests(fresh)
+    except IntegrityError:
+        for result in {result.key.digest: result for result, _ in plan.values()}.values():
+            result.verify()  # names the damaged result, which the next build replaces
+        raise
 
 
 def _alone(delivery: Delivery) -> AbstractContextManager[None]:
@@ -193,12 +206,26 @@ def _manifest(
             )
             for case in line.golden_cases()
         ),
+        preprocess=preprocess.record(line.recipe),
         files={
             name: FileRecord(sha256=result.files[source], size=result.path(source).stat().st_size)
             for name, (result, source) in sorted(plan.items())
-        },
+        }
+        | _tokenizer_record(line),
         measurements=(),
     )
+
+
+def _tokenizer_record(line: Line) -> dict[str, FileRecord]:
+    source = preprocess.tokenizer_source(line.recipe, line.loaded.folder)
+    return {} if source is None else {preprocess.TOKENIZER: _record_of(source.read_bytes())}
+
+
+def _pin_tokenizer(delivery: Delivery, fresh: Path) -> None:
+    source = preprocess.tokenizer_source(delivery.line.recipe, delivery.line.loaded.folder)
+    if source is not None:
+        (fresh / preprocess.TOKENIZER).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, fresh / preprocess.TOKENIZER)
 
 
 def _record_of(content: bytes) -> FileRecord:

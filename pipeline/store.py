@@ -52,6 +52,7 @@ MAX_NAMED = 4
 """A reason names this many changed parts and counts the rest."""
 
 
+STAMPS = "stamps.json"
 MEASURED = "measured.json"
 """A stage writes timings into this file; it is kept beside the result, whose digest must not depend on them."""
 
@@ -92,10 +93,12 @@ class Result:
         """Read every file and compare its digest.
 
         Raises:
-            IntegrityError: a file changed since it was stored.
+            IntegrityError: a file changed since it was stored, though its size and time of change did not.
         """
         for name, expected in self.files.items():
             if sha256_file(self.path(name)) != expected:
+                # Without stamps the next lookup hashes everything, and replaces the result.
+                (self.folder.parent / STAMPS).unlink(missing_ok=True)
                 raise IntegrityError(f"{self.path(name)} changed since it was stored. Build again to replace it.")
 
 
@@ -311,7 +314,7 @@ def _stamp(path: Path) -> list[int]:
 
 def _read_stamps(entry: Path) -> dict[str, list[int]]:
     try:
-        return cast("dict[str, list[int]]", json.loads((entry / "stamps.json").read_bytes()))
+        return cast("dict[str, list[int]]", json.loads((entry / STAMPS).read_bytes()))
     except (OSError, ValueError):
         return {}
 

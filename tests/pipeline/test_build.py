@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +26,7 @@ from tiny_recipes import (
     write_recipe,
 )
 
-from enginery.errors import EngineError, GateRefusedError, SourceError, StageError, UsageError
+from enginery.errors import EngineError, GateRefusedError, IntegrityError, SourceError, StageError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.files import files_below
 from enginery.pipeline.npz import read_npz
@@ -166,6 +168,20 @@ def test_a_damaged_entry_is_noticed_by_the_next_build_that_reads_it(recipe: Path
     ran = _ran(recipe, tmp_path / "build")
     assert list(ran) == ["optimize (onnxruntime-cpu)"]
     assert "damaged" in ran["optimize (onnxruntime-cpu)"]
+
+
+def test_damage_that_only_reading_shows_ships_nothing_and_heals(recipe: Path, tmp_path: Path) -> None:
+    bundle = run_build(recipe, tmp_path / "build").bundle
+    (entry,) = (tmp_path / "build" / ".store" / "results").glob("*/files/artifact.json")
+    model = entry.parent / "engine" / "model.onnx"
+    status = model.stat()
+    model.write_bytes(model.read_bytes()[::-1])
+    os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))
+    shutil.rmtree(bundle)
+    with pytest.raises(IntegrityError, match=r"engine/model\.onnx changed since it was stored\. Build again"):
+        run_build(recipe, tmp_path / "build")
+    assert not bundle.exists()
+    verify_bundle(run_build(recipe, tmp_path / "build").bundle)
 
 
 def test_the_store_can_stand_elsewhere(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
