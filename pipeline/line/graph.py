@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from enginery.engines import Engine, get_engine
+from enginery.engines import Engine, get_engine, targets
+from enginery.errors import UsageError
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json
 from enginery.pipeline.line.original import OriginalStages
@@ -171,9 +172,19 @@ class GraphStages(OriginalStages):
         )
 
     def graph(self, target: str, precision: Precision) -> Result:
-        """The graph that the engine is built from: optimized, and of the wanted precision."""
+        """The graph that the engine is built from: optimized, and of the wanted precision.
+
+        Raises:
+            UsageError: the target has no engines in that precision.
+        """
         if precision.mode is Mode.FP32 or precision.mode.value in self.engine(target).native:
             return self.optimize(target)
+        if precision.mode in FLOAT_MODES:
+            able = [name for name in targets() if precision.mode.value in get_engine(name).native]
+            raise UsageError(
+                f"{target} has no engines in {precision.mode}; targets that have: {', '.join(able) or 'none'}. "
+                "Choose one of them, or fp32 or int8."
+            )
         return self.quantize(target, precision)
 
     def engine(self, target: str) -> Engine:

@@ -253,6 +253,12 @@ def test_wrong_usage_is_refused_before_anything_runs(
     assert not (tmp_path / "build").exists()
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_precision_that_the_target_lacks_is_refused_in_words(recipe: Path, tmp_path: Path, precision: str) -> None:
+    with pytest.raises(UsageError, match=f"onnxruntime-cpu has no engines in {precision}; targets that have: "):
+        run_build(recipe, tmp_path / "build", precision=precision)
+
+
 def test_a_shape_baked_in_by_tracing_is_refused_with_the_case(tmp_path: Path) -> None:
     source = """
 import torch
