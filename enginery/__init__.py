@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from enginery._version import __version__
 
 if TYPE_CHECKING:
-    from enginery.engines import Session
+    from enginery.pipeline.session import BundleSession
 
 __all__ = ["__version__", "build", "load"]
 
@@ -30,8 +30,10 @@ def load(
     warmup: int = 0,
     selftest: bool = False,
     public_key: str | os.PathLike[str] | None = None,
-) -> Session:
+) -> BundleSession:
     """Open a bundle's engine: `.run({name: array}) -> {name: array}`, `.inputs`, `.outputs`, `.describe()`.
+
+    Where the recipe declared how photos or texts become inputs, `.predict([item, ...]) -> {name: array}` does it.
 
     The session checks every input by name, dtype, rank and the declared range of each dynamic dimension before the
     runtime sees it. It is thread-safe, and a context manager; `close()` frees the engine.

@@ -103,6 +103,15 @@ class GoldenCase(Record):
     original: str
 
 
+class PreprocessRecord(Record):
+    """How a raw item becomes inputs, as the recipe declared it; `file` is the tokenizer in the bundle."""
+
+    kind: Literal["image", "text"]
+    options: dict[str, Any]
+    input: str | None = None
+    file: str | None = None
+
+
 class Manifest(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str
@@ -123,6 +132,7 @@ class Manifest(Record):
     gates: tuple[GateVerdict, ...]
     allowed: tuple[str, ...] = ()
     golden: tuple[GoldenCase, ...]
+    preprocess: PreprocessRecord | None = None
     files: dict[str, FileRecord]
     measurements: tuple[str, ...]
 

@@ -2,14 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from enginery.engines import Session, get_engine
-from enginery.errors import EngineError
+from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
+from enginery.errors import EngineError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.npz import read_npz
+from enginery.pipeline.preprocess import prepare
 from enginery.pipeline.selftest import check_golden
+
+
+class BundleSession(Session):
+    """The engine of a bundle: arrays in and out with `run`, raw items in with `predict`."""
+
+    def __init__(self, engine: Session, bundle: Bundle) -> None:
+        super().__init__(engine.inputs, engine.outputs, engine.dims)
+        self._engine = engine
+        self._bundle = bundle
+
+    def run(self, feeds: Feeds) -> Arrays:
+        return self._engine.run(feeds)
+
+    def predict(self, items: Sequence[Any]) -> Arrays:
+        """Preprocess raw items as the recipe declared, run them in batches that the engine takes, join the outputs.
+
+        Args:
+            items: texts; or images as paths, encoded bytes, uint8 arrays or PIL images.
+
+        Raises:
+            UsageError: the recipe declared no preprocessing.
+            DataError: an item cannot be read.
+            InputError: there are fewer items than the engine's smallest batch.
+        """
+        how = self._bundle.manifest.preprocess
+        if how is None:
+            raise UsageError(
+                f"The recipe of {self._bundle.manifest.name} declares no preprocessing (`image` or `tokenize` in its "
+                "data). Prepare arrays yourself and call `run`."
+            )
+        feeds = prepare(items, how, self._bundle.path, self.inputs, self.dims)
+        return join([self.run(part) for part in split(feeds, self.inputs, self.dims)], self.outputs)
+
+    def _run(self, feeds: Feeds) -> Arrays:
+        return self._engine.run(feeds)
+
+    def describe(self) -> dict[str, Any]:
+        return self._engine.describe()
+
+    def close(self) -> None:
+        super().close()
+        self._engine.close()
+
+
+def split(feeds: Arrays, inputs: tuple[TensorSpec, ...], dims: Mapping[str, DimRange]) -> list[Arrays]:
+    """Cut a batch into parts of at most the batch dimension's maximum."""
+    first = next((spec.shape[0] for spec in inputs if spec.shape), 1)
+    most = dims[first].max if isinstance(first, str) and first in dims else first if isinstance(first, int) else 1
+    rows = next(iter(feeds.values())).shape[0]
+    return [{name: array[start : start + most] for name, array in feeds.items()} for start in range(0, rows, most)]
+
+
+def join(parts: Sequence[Arrays], outputs: tuple[TensorSpec, ...]) -> Arrays:
+    """Put the outputs of consecutive parts of a batch together again."""
+    return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in outputs}
 
 
 def open_session(
@@ -21,7 +82,7 @@ def open_session(
     selftest: bool = False,
     verify: bool = True,
     public_key: Path | None = None,
-) -> Session:
+) -> BundleSession:
     """Verify the bundle at `path` and load its engine.
 
     Args:
@@ -44,7 +105,7 @@ def open_session(
     artifact = bundle.artifact
     if threads is not None:
         artifact = replace(artifact, options={**artifact.options, "threads": threads})
-    session = get_engine(bundle.manifest.target).load(artifact, bundle.spec)
+    session = BundleSession(get_engine(bundle.manifest.target).load(artifact, bundle.spec), bundle)
     try:
         _demand(session, provider)
         if selftest:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from enginery.engines.base import Arrays
+from enginery.engines.base import Arrays, DimRange, TensorSpec
 from enginery.errors import DataError, MissingDependencyError, RecipeError
 from enginery.pipeline.data.batch import Batch, Reader
 from enginery.pipeline.data.layout import Layout
@@ -44,17 +44,13 @@ class TextReader(Reader):
             raise RecipeError(f"A tokenizer cannot fill the inputs {unknown}; it fills {', '.join(FIELDS)}.")
 
     def read(self) -> Iterator[Batch]:
-        tokenizer = self._tokenizer()
+        tokenizer = open_tokenizer(self._tokenizer_file, self._how, self._layout.inputs, self._layout.dims)
         texts = max(1, len(self._how.columns))
         size = self._data.batch or max(1, self._layout.rows // texts)
         rows = islice(self._rows(), self._data.samples)
         start = 1
         while group := list(islice(rows, size)):
-            encoded = tokenizer.encode_batch([text for row in group for text in row[0]])
-            inputs: Arrays = {
-                spec.name: np.array([getattr(text, FIELDS[spec.name]) for text in encoded], spec.dtype)
-                for spec in self._layout.inputs
-            }
+            inputs = encode(tokenizer, [text for row in group for text in row[0]], self._layout.inputs)
             labels = [label for _, label in group if label is not None]
             origin = f"rows {start}-{start + len(group) - 1}"
             yield Batch(inputs, np.array(labels, np.float64) if labels else None, origin)
@@ -81,28 +77,41 @@ class TextReader(Reader):
                 return
             yield from _table(lines, self._how, self._path.name)
 
-    def _tokenizer(self) -> Any:
-        if importlib.util.find_spec("tokenizers") is None:
-            raise MissingDependencyError("Text data needs the package tokenizers: pip install 'enginery[hf]'.")
-        from tokenizers import Tokenizer
 
-        try:
-            tokenizer = Tokenizer.from_file(str(self._tokenizer_file))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise DataError(f"{self._tokenizer_file} is no tokenizer: {error}") from error
-        lengths = [spec.shape[1] for spec in self._layout.inputs if len(spec.shape) > 1]
-        fixed = next((size for size in lengths if isinstance(size, int)), None)
-        name = next((size for size in lengths if isinstance(size, str)), None)
-        longest = fixed or (self._layout.dims[name].max if name is not None else None)
-        longest = min(filter(None, (longest, self._how.max_length)), default=None)
-        padding = tokenizer.padding or {}
-        pad = {key: padding[key] for key in ("pad_id", "pad_token", "pad_type_id") if key in padding}
-        if longest is not None:
-            tokenizer.enable_truncation(longest)
-        else:
-            tokenizer.no_truncation()
-        tokenizer.enable_padding(length=fixed, **pad)
-        return tokenizer
+def open_tokenizer(path: Path, how: TextPreprocess, inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) -> Any:
+    """Open a `tokenizer.json` so that it cuts and pads to what the inputs take.
+
+    Raises:
+        MissingDependencyError: the package tokenizers is not installed.
+        DataError: the file is no tokenizer.
+    """
+    if importlib.util.find_spec("tokenizers") is None:
+        raise MissingDependencyError("Text data needs the package tokenizers: pip install 'enginery[hf]'.")
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise DataError(f"{path} is no tokenizer: {error}") from error
+    lengths = [spec.shape[1] for spec in inputs if len(spec.shape) > 1]
+    fixed = next((size for size in lengths if isinstance(size, int)), None)
+    name = next((size for size in lengths if isinstance(size, str)), None)
+    longest = fixed or (dims[name].max if name is not None else None)
+    longest = min(filter(None, (longest, how.max_length)), default=None)
+    padding = tokenizer.padding or {}
+    pad = {key: padding[key] for key in ("pad_id", "pad_token", "pad_type_id") if key in padding}
+    if longest is not None:
+        tokenizer.enable_truncation(longest)
+    else:
+        tokenizer.no_truncation()
+    tokenizer.enable_padding(length=fixed, **pad)
+    return tokenizer
+
+
+def encode(tokenizer: Any, texts: Sequence[str], inputs: Sequence[TensorSpec]) -> Arrays:
+    """Tokenize texts into one batch, padded to the longest."""
+    encoded = tokenizer.encode_batch(list(texts))
+    return {spec.name: np.array([getattr(text, FIELDS[spec.name]) for text in encoded], spec.dtype) for spec in inputs}
 
 
 def tokenizer_file(text: str, folder: Path) -> Path:
