@@ -140,7 +140,7 @@ def peers_pruned(original: nn.Module, example: Tensor, macs: float) -> nn.Module
         module = copy.deepcopy(original)
         tp.pruner.BasePruner(
             module, example, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=step / 100,
-            ignored_layers=[module.head], round_to=8, num_heads={}, in_channel_groups={}, out_channel_groups={},
+            ignored_layers=[module.head], num_heads={}, in_channel_groups={}, out_channel_groups={},
         ).step()  # fmt: skip
         if count_macs(module, {"x": example.numpy()}) <= wanted:
             return module

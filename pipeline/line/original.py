@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from enginery.engines import Session, TensorSpec
 from enginery.pipeline.events import StageName
+from enginery.pipeline.files import digest_json
 from enginery.pipeline.line.data import DataAccess
 from enginery.pipeline.originals import LazyOriginal, discover_outputs, module_session
 from enginery.pipeline.reference import EvaluationReference, ShapesReference, spec_to_json
@@ -78,24 +79,42 @@ class OriginalStages(DataAccess):
         """What the module passes did, or None where the recipe names none."""
         if not self.module_passes:
             return None
-        from enginery.passes.spec import format_pass
 
         def run(folder: Path) -> None:
             from enginery.pipeline.stages.compress import write_compressed
 
             write_compressed(folder, self.compressed)
 
+        config, inputs = self._compress_facts
         return self.obtain(
             StageName("compress"),
             run,
-            config={"passes": [format_pass(one) for one in self.module_passes], "seed": self.recipe.seed,
-                    "metric": self.metric_config},
-            inputs={"source": self.source_digest, "load": self.load.digest, **self.data_input("training"),
-                    **self.data_input("evaluation")},
+            config=config,
+            inputs=inputs,
             code=["enginery.pipeline.stages.compress", "enginery.passes.module.sequence",
                   *(type(one).__module__ for one in self.module_passes)],
-            tools=self.source_tools,
+            tools=[*self.source_tools, "torch-pruning"],
         )  # fmt: skip
+
+    @cached_property
+    def _compress_facts(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Configuration and inputs of compression: all that decides the weights but our own code and the tools."""
+        from enginery.passes.spec import format_pass
+        from enginery.pipeline.stages.compress import callables_of
+
+        config = {
+            "passes": [format_pass(one) for one in self.module_passes],
+            "callables": callables_of(self.module_passes, self.loaded.folder),
+            "seed": self.recipe.seed,
+            "metric": self.metric_config,
+        }
+        inputs = {
+            "source": self.source_digest,
+            "load": self.load.digest,
+            **self.data_input("training"),
+            **self.data_input("evaluation"),
+        }
+        return config, inputs
 
     @cached_property
     def compressed(self) -> Any:
@@ -120,7 +139,8 @@ class OriginalStages(DataAccess):
             outputs=self.declared,
             inputs=self.inputs,
             folder=self.loaded.folder,
-            workdir=self.store.workdir(f"compress-{self.line}"),
+            # Passes remember trainings by weights and options; that data and code are the same is said here.
+            workdir=self.store.workdir(f"compress-{digest_json(self._compress_facts)}"),
             seed=self.recipe.seed,
             progress=self.progress(StageName("compress"), "steps"),
         )

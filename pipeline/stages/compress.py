@@ -176,3 +176,12 @@ def _resolve(text: str, folder: Path) -> Any:
     from enginery.pipeline.source.callables import Reference, import_callable
 
     return import_callable(Reference.parse(text, folder), SourceError)
+
+
+def callables_of(passes: Iterable[ModulePass], folder: Path) -> dict[str, Any]:
+    """The code behind the functions that passes name (a student, a loss), for the stage's key."""
+    from enginery.pipeline.source.callables import Reference
+    from enginery.pipeline.source.digest import code_facts
+
+    named = [getattr(one, option, None) for one in passes for option in ("student", "loss")]
+    return {text: code_facts(Reference.parse(text, folder)) for text in named if isinstance(text, str) and ":" in text}

@@ -130,6 +130,33 @@ def test_a_training_by_the_clock_is_not_run_again_for_a_stage_that_was_lost(writ
     assert (second.bundle / "engine" / "model.onnx").exists()
 
 
+def compress_again(recipe: Path, output: Path) -> str:
+    from enginery.pipeline.events import Events
+    from enginery.pipeline.line import Line
+    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.store import Store
+
+    result = Line(load_recipe(str(recipe)), Store.beside(output), Events()).compress
+    assert result is not None
+    return result.json("compress.json")["weights_digest"]
+
+
+def test_other_training_data_or_another_student_is_trained_on_anew(write: Any, tmp_path: Path) -> None:
+    recipe = write("recover{epochs=1}")
+    one = compress_again(recipe, tmp_path / "build")
+    taught = data(256, 8, weights())
+    np.savez(tmp_path / "recipe" / "training.npz", x=taught["x"], labels=taught["labels"])
+    assert compress_again(recipe, tmp_path / "build") != one
+
+    recipe = write("distil{student=other.py:make,epochs=1,alpha=1}", extra="")
+    other = tmp_path / "recipe" / "other.py"
+    source = "from net import Net\n\n\ndef make():\n    return Net()\n"
+    other.write_text(source)
+    one = compress_again(recipe, tmp_path / "build")
+    other.write_text(source.replace("return Net()", "net = Net()\n    net.first.bias.data.zero_()\n    return net"))
+    assert compress_again(recipe, tmp_path / "build") != one
+
+
 @pytest.mark.slow
 def test_a_model_that_lost_too_much_is_refused_by_the_metric(write: Any, tmp_path: Path) -> None:
     recipe = write("prune-weights{ratio=0.9}", extra=EXACT)
