@@ -159,7 +159,7 @@ _SEQ2SEQ = {
     "use_cache": False,
 }
 _T5 = {"d_model": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "d_ff": 48, "vocab_size": 100, "use_cache": False}
-_VIT = LAYERS | {"image_size": 32, "patch_size": 8}
+_VIT = {key: value for key, value in SMALL.items() if key != "vocab_size"} | {"image_size": 32, "patch_size": 8}
 
 _TEXT: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", SMALL),
