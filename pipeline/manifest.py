@@ -7,6 +7,7 @@ latencies, the report that shows them) stands in the files that `measurements` n
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,11 @@ from enginery.pipeline.files import pretty_json
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+MIGRATIONS: dict[int, Migration] = {}
+"""Schema version -> what turns a document of that version into one of the next. Version 1 is the first."""
 
 
 class Record(BaseModel):
@@ -141,7 +147,7 @@ class Manifest(Record):
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest file.
+    """Read a manifest file; one of an older schema is migrated, step by step.
 
     Raises:
         IntegrityError: the file is not a manifest, or its schema is newer than this version of Enginery.
@@ -151,13 +157,15 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise IntegrityError(f"{path} cannot be read as a manifest: {error}.") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int:
         raise IntegrityError(f"{path} has no schema_version: it is not a manifest.")
     if version > SCHEMA_VERSION:
         raise IntegrityError(
             f"{path} has schema version {version}; this Enginery reads up to {SCHEMA_VERSION}. Install a newer one."
         )
+    while (step := MIGRATIONS.get(version)) is not None:
+        document, version = step(document), version + 1
     try:
-        return Manifest.model_validate(document)
+        return Manifest.model_validate({**document, "schema_version": version})
     except ValidationError as error:
         raise IntegrityError(f"{path} is not a valid manifest: {error}") from error
