@@ -7,7 +7,8 @@ starts from and not what remains. MACs stand for latency here; a build's benchma
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 HALF = 0.5
 RECOVERY_EPOCHS = 5
+MOST = 4
+"""Proposals that are shown."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def advise(
 
     A layer is pruned to half of its channels, factorized to half of its elements, and its weight rounded to int8 per
     output channel. Ways that a layer refuses do not appear. Without a metric the score is the mean cosine to the
-    module's own outputs on the example. Proposals come best score first; with training data each ends with `recover`.
+    module's own outputs on the example. Proposals (the least sensitive layers alone, all channels, all weights) come
+    best score first; with training data each ends with `recover`.
 
     Raises:
         UsageError: `macs` is not between 0 and 1.
@@ -87,15 +91,13 @@ def advise(
             effects.append(Effect(layer, way, base - score(changed), *_saved(whole, now)))
         if progress is not None:
             progress(done, len(trials))
-    return Advice(base, by, tuple(effects), tuple(_proposals(module, context, score, base, whole, macs)))
+    return Advice(base, by, tuple(effects), tuple(_proposals(module, context, score, base, whole, macs, effects)))
 
 
 Change = Callable[["torch.nn.Module", ModuleContext], "torch.nn.Module | None"]
 
 
 def _trials(module: torch.nn.Module) -> Iterator[tuple[str, str, Change]]:
-    import re
-
     from enginery.passes.module.layers import WEIGHTED
 
     for name, layer in module.named_modules():
@@ -167,26 +169,60 @@ def _proposals(
     base: float,
     whole: Figures,
     macs: float,
+    effects: Sequence[Effect],
 ) -> list[Proposal]:
-    """Whole-module candidates within the budget, the least loss first."""
+    """Whole-module candidates within the budget, the least loss first, at most `MOST`."""
     aware = context.batches is not None
-    candidates: list[ModulePass] = [
-        PruneChannels(macs=macs),
-        PruneChannels(macs=macs, scope="layer"),
-        *(Factorize(share=round(macs - step / 20, 2), aware=aware) for step in range(4) if macs - step / 20 > 0),
+    candidates: list[list[ModulePass]] = [
+        _insensitive(effects, macs, aware=aware),
+        [PruneChannels(macs=macs)],
+        [PruneChannels(macs=macs, scope="layer")],
+        *([Factorize(share=round(macs - step / 20, 2), aware=aware)] for step in range(4) if macs - step / 20 > 0),
     ]
-    found: list[Proposal] = []
-    for one in candidates:
-        changed = _by(one)(copy.deepcopy(module), context)
+    found: dict[tuple[float, float], Proposal] = {}
+    for passes in candidates:
+        changed = _all_of(passes, copy.deepcopy(module), context)
         if changed is None:
             continue
         now = figures(changed, context.example)
         if now.macs > macs * whole.macs:
             continue
-        passes = [format_pass(one)]
+        texts = [format_pass(one) for one in passes]
         if aware:
-            passes.append(format_pass(Recover(epochs=RECOVERY_EPOCHS)))
-        found.append(
-            Proposal(tuple(passes), base - score(changed), now.macs / whole.macs, now.parameters / whole.parameters)
-        )
-    return sorted(found, key=lambda proposal: proposal.lost)
+            texts.append(format_pass(Recover(epochs=RECOVERY_EPOCHS)))
+        one = Proposal(tuple(texts), base - score(changed), now.macs / whole.macs, now.parameters / whole.parameters)
+        # Two texts that come to the same module are one proposal.
+        found.setdefault((one.lost, one.macs), one)
+    return sorted(found.values(), key=lambda proposal: proposal.lost)[:MOST]
+
+
+def _all_of(passes: Sequence[ModulePass], module: torch.nn.Module, context: ModuleContext) -> torch.nn.Module | None:
+    changed: torch.nn.Module | None = module if passes else None
+    for one in passes:
+        changed = None if changed is None else _by(one)(changed, context)
+    return changed
+
+
+def _insensitive(effects: Sequence[Effect], macs: float, *, aware: bool) -> list[ModulePass]:
+    """Halve the layers that lose least for the multiply-accumulates they save, until enough are saved."""
+    ways = [effect for effect in effects if effect.way in ("prune", "factorize") and effect.macs_saved > 0]
+    ways.sort(key=lambda effect: (max(effect.lost, 0.0) / effect.macs_saved, -effect.macs_saved))
+    chosen: dict[str, str] = {}
+    left = 1.0
+    for effect in ways:
+        if left <= macs:
+            break
+        if effect.layer not in chosen:
+            chosen[effect.layer] = effect.way
+            # Savings of neighbours overlap: each is taken of what the others left.
+            left *= 1 - effect.macs_saved
+    pruned, factorized = (
+        "|".join(re.escape(layer) for layer, way in chosen.items() if way == wanted)
+        for wanted in ("prune", "factorize")
+    )
+    passes: list[ModulePass] = []
+    if pruned:
+        passes.append(PruneChannels(ratio=HALF, scope="layer", round_to=1, layers=pruned))
+    if factorized:
+        passes.append(Factorize(share=HALF, aware=aware, layers=factorized))
+    return passes
