@@ -12,6 +12,7 @@ from enginery.passes.spec import parse_pass
 
 _PASSES = {
     "conform-tensorrt": "conformance.tensorrt:ConformTensorRT",
+    "convert-to-half": "precision.half:ConvertToHalf",
     "fold-constants": "clean.fold_constants:FoldConstants",
     "freeze-initializers": "clean.freeze_initializers:FreezeInitializers",
     "fuse-attention": "fusion.attention:FuseAttention",

@@ -10,7 +10,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from enginery.errors import InvalidModelError
 from enginery.passes.graph.ir import all_graphs, export_model
-from enginery.passes.graph.weights import is_sparse, nbytes, numpy_dtype, stored
+from enginery.passes.graph.weights import DerivedValues, is_sparse, nbytes, numpy_dtype, peek, stored
 
 if TYPE_CHECKING:
     from onnx import TensorProto
@@ -46,12 +46,13 @@ def export_without_weights(graph: gs.Graph) -> onnx.ModelProto:
         constant
         for scope in all_graphs(graph)
         for constant in scope.tensors().values()
-        if isinstance(constant, gs.Constant) and not is_sparse(constant) and nbytes(constant) > _NEEDED
+        if isinstance(constant, gs.Constant) and not is_sparse(constant)
+        if nbytes(constant) > _NEEDED or isinstance(stored(constant), DerivedValues)
     ]
     kept = [stored(constant) for constant in constants]
     try:
         for constant in constants:
-            constant.values = LazyValues(_stub(constant))
+            constant.values = LazyValues(_stub(constant)) if nbytes(constant) > _NEEDED else peek(constant)
         return export_model(graph)
     finally:
         for constant, values in zip(constants, kept, strict=True):

@@ -72,6 +72,13 @@ class ExternalValues(LazyValues):
                 yield piece
 
 
+class DerivedValues(LazyValues):
+    """Values that are computed from others when they are read, such as weights in another precision.
+
+    `tensor` says their name, type and shape, and holds no data.
+    """
+
+
 def stored(constant: gs.Constant) -> Any:
     """What a constant holds: an array, or lazy values. Unlike `.values` this reads nothing."""
     return constant._values  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
