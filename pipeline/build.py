@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A shipped bundle. `reused` is true when the bundle was there already, file for file."""
+    """A shipped bundle. `reused` is true when the bundle was there already, file for file.
+
+    `complete_with` is the command that completes deferred gates on a machine that can run the engine.
+    """
 
     bundle: Path
     target: str
@@ -33,6 +36,7 @@ class BuildResult:
     gates: tuple[GateVerdict, ...]
     validated: bool
     reused: bool
+    complete_with: str | None = None
 
 
 def build(
@@ -97,7 +101,13 @@ def build(
         )
     reused = ship(delivery, question, verdicts, sorted(set(allow)))
     return BuildResult(
-        delivery.folder, chosen, wanted.mode.value, verdicts, validated=question.deferred is None, reused=reused
+        bundle=delivery.folder,
+        target=chosen,
+        precision=wanted.mode.value,
+        gates=verdicts,
+        validated=question.deferred is None,
+        reused=reused,
+        complete_with=delivery.complete_with if question.deferred is not None else None,
     )
 
 

@@ -236,9 +236,9 @@ def _judge_one(name: str, gate: Gate, question: Question, allow: Collection[str]
 
 def _defer(verdict: GateVerdict, reason: str) -> GateVerdict:
     """What a verdict is worth when the engine cannot run here: a graph that fails fails now, one that holds waits."""
-    waits = f"waits for a machine that can run the engine ({reason.rstrip('.')})"
+    waits = f"waits for a machine that can run it ({reason.rstrip('.')})"
     if verdict.gate in NEEDS_ENGINE:
-        return GateVerdict(gate=verdict.gate, verdict=Verdict.DEFERRED, words=waits)
+        return GateVerdict(gate=verdict.gate, verdict=Verdict.DEFERRED, words=f"the engine {waits}")
     if verdict.gate not in SAYS_OF_GRAPH:
         return verdict
     if verdict.verdict is Verdict.REFUSED:

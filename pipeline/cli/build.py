@@ -130,4 +130,4 @@ def _show(result: BuildResult) -> None:
     click.echo(f"  bundle  {result.bundle}{unchanged}")
     click.echo(f"  report  {result.bundle / 'report.md'}")
     if not result.validated:
-        click.echo(f"The engine was not run yet. On a machine that can: enginery validate {result.bundle}")
+        click.echo(f"The engine was not run yet. On a machine that can: {result.complete_with}")
