@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from enginery.passes.base import GraphPass
 
 FLOAT_MODES: Final = frozenset({Mode.FP32, Mode.FP16, Mode.BF16})
+TYPED_GRAPHS: Final = frozenset({"onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"})
+"""Targets that compute in the types that the graph says and have kernels for half precision."""
 NEEDS_STATISTICS: Final = frozenset({Mode.INT8})
 MODEL: Final = "model/model.onnx"
 PROVED_AT: Final = ("min", "odd", "opt")
@@ -171,6 +173,37 @@ class GraphStages(OriginalStages):
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "scipy"],
         )
 
+    def halve(self, target: str, precision: Precision) -> Result:
+        """The optimized graph with half-precision types in it: such an engine computes in what the graph says."""
+        from enginery.passes.graph.precision.half import ConvertToHalf
+        from enginery.passes.spec import format_pass
+
+        dtype = "float16" if precision.mode is Mode.FP16 else "bfloat16"
+        each = ConvertToHalf(to=dtype, keep=precision.keep_float)
+        optimized = self.optimize(target)
+
+        def run(folder: Path) -> None:
+            from enginery.pipeline.stages.optimize import optimize
+
+            optimized.verify()
+            cases = [self.shapes.case(name) for name in PROVED_AT] if dtype == "float16" else []
+            optimize(
+                folder,
+                model=optimized.path(MODEL),
+                passes=[each],
+                open_model=self.open_model,
+                feeds=[self.shapes.inputs_of(case) for case in cases],
+            )
+
+        return self.obtain(
+            StageName("optimize", f"{target} {precision.mode}"),
+            run,
+            config={"passes": [format_pass(each)]},
+            inputs={"model": optimized.digest_of("model"), "reference": self.shapes_result.digest},
+            code=["enginery.pipeline.stages.optimize", LITERAL, type(each).__module__],
+            tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],
+        )
+
     def graph(self, target: str, precision: Precision) -> Result:
         """The graph that the engine is built from: optimized, and of the wanted precision.
 
@@ -180,7 +213,10 @@ class GraphStages(OriginalStages):
         if precision.mode is Mode.FP32 or precision.mode.value in self.engine(target).native:
             return self.optimize(target)
         if precision.mode in FLOAT_MODES:
-            able = [name for name in targets() if precision.mode.value in get_engine(name).native]
+            if target in TYPED_GRAPHS:
+                return self.halve(target, precision)
+            native = {name for name in targets() if precision.mode.value in get_engine(name).native}
+            able = sorted(native | TYPED_GRAPHS)
             raise UsageError(
                 f"{target} has no engines in {precision.mode}; targets that have: {', '.join(able) or 'none'}. "
                 "Choose one of them, or fp32 or int8."

@@ -24,14 +24,17 @@ def optimize(
         model: the ONNX file to optimize.
         passes: in order.
         open_model: runs a graph, for the proofs.
-        feeds: inputs at several shapes for the proofs.
+        feeds: inputs at several shapes for the proofs; none where ONNX Runtime's CPU kernels cannot run the result
+            (bfloat16), which leaves the comparison to the gates.
 
     Raises:
         PassError: a pass failed or changed the numbers.
     """
     (folder / "model").mkdir()
     output = folder / "model" / "model.onnx"
-    records = run_graph_passes(model, output, passes, open_model=open_model, feeds=feeds, prove="each")
+    records = run_graph_passes(
+        model, output, passes, open_model=open_model, feeds=feeds, prove="each" if feeds else "off"
+    )
     write_records(folder, records)
 
 
