@@ -3,5 +3,23 @@
 from enginery.passes.quantize.options import NodeOverride, QuantizeOptions
 from enginery.passes.quantize.policy import POLICIES, OpRule, Policy, get_policy
 from enginery.passes.quantize.quantize import quantize_model
+from enginery.passes.quantize.sensitivity import (
+    MixedPrecision,
+    Sensitivity,
+    measure_sensitivity,
+    search_mixed_precision,
+)
 
-__all__ = ["POLICIES", "NodeOverride", "OpRule", "Policy", "QuantizeOptions", "get_policy", "quantize_model"]
+__all__ = [
+    "POLICIES",
+    "MixedPrecision",
+    "NodeOverride",
+    "OpRule",
+    "Policy",
+    "QuantizeOptions",
+    "Sensitivity",
+    "get_policy",
+    "measure_sensitivity",
+    "quantize_model",
+    "search_mixed_precision",
+]

@@ -12,11 +12,14 @@ from enginery.passes.calibration.digest import graph_digest
 from enginery.passes.calibration.observers import make_observer
 from enginery.passes.calibration.statistics import Statistics
 from enginery.passes.quantize.context import QuantizeContext
+from enginery.passes.quantize.dynamic import quantize_dynamically
+from enginery.passes.quantize.explain import explain_nodes, snr_along_depth
 from enginery.passes.quantize.fold import fold
 from enginery.passes.quantize.options import QuantizeOptions
 from enginery.passes.quantize.plan import names_of
 from enginery.passes.quantize.policy import Policy
 from enginery.passes.quantize.remedies import treat
+from enginery.passes.quantize.weight_only import quantize_weights
 
 
 def quantize_model(
@@ -48,6 +51,8 @@ def quantize_model(
     """
     from enginery.passes.graph.ir import save_graph
 
+    if options.mode != "int8":
+        return _without_statistics(model, output, policy, options)
     if statistics is None:
         raise StatisticsError("Static int8 needs statistics and got none. Run `enginery calibrate` first.")
     statistics.require_graph(graph_digest(model))
@@ -65,12 +70,26 @@ def quantize_model(
             masks=statistics.masks,
         )
         treated = treat(model, context)
+        details = explain_nodes(treated.graph, treated.plan, statistics.tensors)
         fold(treated.graph, policy)
         save_graph(treated.graph, output)
+        if batches is not None and context.float_model is not None:
+            details["depth"] = snr_along_depth(context.float_model, output, context)
     plan = treated.plan
-    details = {
+    details |= {
         "integer": [names_of(node)[0] for node, _ in plan.compute],
         "pairs": treated.pairs,
         "remedies": [step.to_json() for step in treated.steps],
     }
     return PassResult(len(plan.compute), tuple(plan.refusals), details)
+
+
+def _without_statistics(model: Path, output: Path, policy: Policy, options: QuantizeOptions) -> PassResult:
+    """Dynamic and weight-only modes, which look at weights alone."""
+    from enginery.passes.graph.ir import load_graph, save_graph
+
+    graph = load_graph(model)
+    convert = quantize_dynamically if options.mode == "int8-dynamic" else quantize_weights
+    result = convert(graph, policy, options)
+    save_graph(graph, output)
+    return result

@@ -42,7 +42,9 @@ class RoundWeights:
     2. Where the layer has a constant bias, the bias takes the mean of the error, and rounding the rest.
     3. The weight is pulled towards its float value by `ridge` (a share of the mean squared input), since the samples
        do not cover everything.
-    4. After `seconds` the layers that are left keep nearest rounding, and are refused by name.
+    4. A layer with more than `rows` / `rows_per_input` inputs keeps nearest rounding: with fewer samples than that the
+       descent fits the samples (on MiniLM's wide layers it lowered the worst cosine from 0.99 to 0.73).
+    5. After `seconds` the layers that are left keep nearest rounding, and are refused by name.
     """
 
     name: ClassVar[str] = "round-weights"
@@ -51,6 +53,7 @@ class RoundWeights:
     sweeps: int = 3
     ridge: float = 0.02
     rows: int = 2048
+    rows_per_input: int = 8
     seconds: float = 120.0
 
     def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
@@ -59,8 +62,11 @@ class RoundWeights:
         nodes = [node for node in graph.nodes if has_weight_pair(node) and is_plain(node)]
         model, exact = context.open_inside(graph, self.name), context.float_nodes()
         details: dict[str, Any] = {}
-        refusals: list[Refusal] = []
-        for chunk in _chunks(nodes):
+        most = self.rows // self.rows_per_input
+        wide = [node for node in nodes if matrix_of(node).shape[1] > most]
+        refusals = [Refusal(node.name, f"nearest rounding: more than {most} inputs") for node in wide]
+        nodes = [node for node in nodes if not any(node is each for each in wide)]
+        for chunk in _chunks(nodes, self.rows):
             if time.monotonic() - begin > self.seconds:
                 refusals += [Refusal(node.name, f"nearest rounding: {self.seconds:g} s were over") for node in chunk]
                 continue
@@ -117,13 +123,13 @@ def descend(exact: Floats, start: Floats, step: Floats, gram: Floats, dtype: str
     return current
 
 
-def _chunks(nodes: Sequence[gs.Node], most_values: int = 1 << 26) -> Iterator[list[gs.Node]]:
+def _chunks(nodes: Sequence[gs.Node], rows: int, most_values: int = 1 << 26) -> Iterator[list[gs.Node]]:
     """Nodes in groups whose samples stay small together."""
     chunk: list[gs.Node] = []
     size = 0
     for node in nodes:
         matrix = matrix_of(node)
-        values_needed = 2048 * matrix.shape[0] * matrix.shape[1]
+        values_needed = rows * matrix.shape[0] * matrix.shape[1]
         if chunk and size + values_needed > most_values:
             yield chunk
             chunk, size = [], 0
