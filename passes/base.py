@@ -72,10 +72,10 @@ class ModuleContext:
     """What a module pass may use besides the module.
 
     `example` is one batch of inputs by forward-argument name. `batches` opens the training data anew: pairs of (inputs
-    by name, labels or None). `metric` scores a module on the evaluation data; higher is better. `original` makes a fresh
-    copy of the model as it was before the first pass (the teacher). `resolve` turns `file.py:function` into the object,
-    as the recipe's factory is resolved. `progress` hears (steps done, steps in all or None). `workdir` keeps checkpoints,
-    so that a killed training resumes. `seed` fixes every random choice.
+    by name, labels or None). `metric` scores a module on the evaluation data; higher is better. `original` makes a
+    fresh copy of the model as it was before the first pass (the teacher). `resolve` turns `file.py:function` into the
+    object, as the recipe's factory is resolved. `progress` hears (steps done, steps in all or None). `workdir` keeps
+    checkpoints, so that a killed training resumes. `seed` fixes every random choice.
     """
 
     example: Feeds
