@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from enginery.passes.base import Refusal
 from enginery.passes.graph.edit import label
-from enginery.passes.graph.fusion.masks import boolean_to_additive, bounds, expanded, raised
+from enginery.passes.graph.fusion.masks import added, boolean_to_additive, bounds, expanded, raised
 from enginery.passes.graph.matcher import Match, OneOf, Op, Pattern, Rule, RulePass, Scalar, Var, maybe
 from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.weights import numpy_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import onnx_graphsurgeon as gs
 
     from enginery.passes.graph.edit import Edits
@@ -45,6 +48,7 @@ _SCORES = _scaled(Op("MatMul", _QUERIES, _KEYS, name="scores"), "scores")
 _LOGITS = OneOf(
     Op("Where", Var("kept"), _SCORES, Scalar(name="floor")),
     Op("Where", Var("hidden"), Scalar(name="floor"), _SCORES),
+    Op("Add", Op("Add", _SCORES, Var("bias"), name="biased"), Var("mask")),
     Op("Add", _SCORES, Var("mask")),
     _SCORES,
 )
@@ -117,6 +121,7 @@ class FuseAttention(RulePass):
     2. The mask is an additive tensor, or a `Where` that replaces scores by a floor. A boolean mask becomes an additive
        one; a finite floor above -1e8 would not hide a score that is added to it. (Refused.) What hides a score is
        raised to -1e30, and a mask that broadcasts over lengths is expanded: kernels differ on both.
+       A bias of relative positions before the mask is added to it first.
     3. Transposed keys are read before their transpose; other layouts get a transpose of their own.
     4. The guard against rows that are hidden entirely (`Where(IsNaN(p), 0, p)`) goes where the mask is finite, because
        then no row is NaN. Where -inf is possible the fused form would give NaN instead of 0. (Refused.)
@@ -124,6 +129,7 @@ class FuseAttention(RulePass):
        type it is computed.
     6. Batches and heads must be equal; unknown or different ones are left. (Refused.) So are fewer than `min_heads`.
     7. Scores or weights that something else reads, such as a graph output, keep the whole. (Refused.)
+    8. A softmax that weighs a product and is part of no form above is named. (Refused.)
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -133,6 +139,21 @@ class FuseAttention(RulePass):
 
     def rules(self) -> tuple[Rule, ...]:
         return (_Attention(self.min_heads),)
+
+    def edit(self, edits: Edits) -> Iterable[Refusal]:
+        refused = list(super().edit(edits))
+        yield from refused
+        if not edits.changed:
+            yield from _unrecognized(edits, {refusal.node for refusal in refused})
+
+
+def _unrecognized(edits: Edits, named: set[str]) -> Iterable[Refusal]:
+    """Case 8."""
+    for node in edits.graph.nodes:
+        if node.op == "Softmax" and not node.domain:
+            for reader in node.outputs[0].outputs:
+                if reader.op == "MatMul" and label(reader) not in named:
+                    yield Refusal(label(reader), "fuse-attention: its weights come from no known form of attention")
 
 
 def _softmax_axis(match: Match) -> str | None:
@@ -189,12 +210,15 @@ def _mask(match: Match) -> str | None:
             if floor <= (_HIDING_HALF if half else _HIDING)
             else f"hidden scores become {floor:g}, which does not hide them"
         )
-    if "mask" not in match:
-        return None
-    mask, dims = match["mask"], dims_of(match["mask"])
-    if dims is None or not 2 <= len(dims) <= 4:
-        return f"the mask {mask.name!r} has {'unknown rank' if dims is None else f'rank {len(dims)}'}"
-    return None if mask.dtype == match["queries"].dtype else f"the mask {mask.name!r} is {mask.dtype}"
+    for name in ("mask", "bias"):
+        if name not in match:
+            continue
+        mask, dims = match[name], dims_of(match[name])
+        if dims is None or not 2 <= len(dims) <= 4:
+            return f"the {name} {mask.name!r} has {'unknown rank' if dims is None else f'rank {len(dims)}'}"
+        if mask.dtype != match["queries"].dtype:
+            return f"the {name} {mask.name!r} is {mask.dtype}"
+    return None
 
 
 def _guard(match: Match) -> str | None:
@@ -204,12 +228,14 @@ def _guard(match: Match) -> str | None:
     if "floor" in match:
         finite = math.isfinite(match.scalar("floor"))
     else:
-        finite = "mask" not in match or math.isfinite(bounds(match["mask"])[0])
+        finite = all(math.isfinite(bounds(match[name])[0]) for name in ("mask", "bias") if name in match)
     return None if finite else "rows that the mask hides entirely give 0 here, and would give NaN"
 
 
 def _additive_mask(match: Match, edits: Edits) -> gs.Tensor | None:
     """Case 2."""
+    if "bias" in match:
+        return raised(added(match["bias"], match["mask"], match.root, edits), match.root, edits)
     if "mask" in match:
         return raised(match["mask"], match.root, edits)
     if "floor" not in match:

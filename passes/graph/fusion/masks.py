@@ -105,6 +105,16 @@ def raised(mask: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
     return edits.node("Max", [mask, floor], at=at, like=mask, name=f"{mask.name}/raised")
 
 
+def added(bias: gs.Tensor, mask: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
+    """The sum of two masks that broadcast against each other."""
+    made = edits.node("Add", [bias, mask], at=at, like=bias, name=f"{mask.name}/biased")
+    one, other = (list(dims_of(each) or ()) for each in (bias, mask))
+    rank = max(len(one), len(other))
+    padded = [[1] * (rank - len(dims)) + dims for dims in (one, other)]
+    made.shape = [b if a == 1 else a for a, b in zip(*padded, strict=True)]
+    return made
+
+
 def _floor(value: float, dtype: np.dtype[Any]) -> float:
     """The least value to hide with: float16 ends at -65504."""
     return max(value, -6e4 if dtype == np.float16 else LOWEST)

@@ -190,6 +190,24 @@ def test_fewer_heads_than_asked_are_left(tmp_path):
     assert "fewer than min_heads=4" in apply(FuseAttention(min_heads=4), attention(), tmp_path).reasons
 
 
+def test_a_bias_of_relative_positions_is_added_to_the_mask(tmp_path):
+    text = attention(
+        inputs=WHERE + ", float[1, 3, S, T] r",
+        mask="w = Where(b, zero, floor) t = Tanh(r) l0 = Add(s, t) l = Add(l0, w)",
+        constants=", float zero = {0}, float floor = {-3.4028234e38}",
+    )
+    done = apply(FuseAttention(), text, tmp_path)
+    assert done.ops[-1] == "Attention"
+    assert "Softmax" not in done.ops
+
+
+def test_a_softmax_of_no_known_form_is_named(tmp_path):
+    text = attention(mask="l = Exp(s)")
+    done = apply(FuseAttention(), text, tmp_path)
+    assert done.result.changed == 0
+    assert "no known form of attention" in done.reasons
+
+
 def test_keys_that_are_the_queries_transposed_elsewhere_stay_for_others(tmp_path):
     text = attention(outputs="float[B, 3, S, 4] y, float[B, 3, 4, T] z", context="y = MatMul(p, v) z = Neg(kt)")
     assert sorted(apply(FuseAttention(), text, tmp_path).ops) == ["Attention", "Neg", "Transpose"]
