@@ -49,6 +49,15 @@ def test_recipes_and_parts_of_recipes_are_valid(page):
                 Recipe.model_validate({**({} if "name" in part else BASE), **part})
 
 
+def test_every_key_of_a_recipe_is_explained():
+    words = set(re.findall(r"\w+", (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")))
+    schema = Recipe.model_json_schema(by_alias=True)
+    parts = [schema, *schema["$defs"].values()]
+    keys = {key for part in parts for key in part.get("properties", {})}
+    assert len(keys) > 50
+    assert sorted(keys - words) == []
+
+
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_commands_and_their_options_exist(page):
     """Quick, so that a renamed option is noticed before the slow test below runs it."""
