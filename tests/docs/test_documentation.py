@@ -83,8 +83,7 @@ def assert_parses(words: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_every_command_runs(page, tmp_path):
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    lend_environment(tmp_path)
     found = blocks(page)
     for block in found:
         if block.file is not None:
@@ -103,7 +102,15 @@ def test_every_command_runs(page, tmp_path):
 
 
 def environment() -> dict[str, str]:
-    """The environment under test first on the path; `make` takes it as it is instead of installing one."""
-    venv = Path(sys.prefix)
-    path = f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "VENV": str(venv), "MAKEFLAGS": f"-o {venv / '.ready'}"}
+    """The environment under test first on the path, and no make around this one."""
+    path = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {**{key: value for key, value in os.environ.items() if not key.startswith("MAKE")}, "PATH": path}
+
+
+def lend_environment(folder: Path) -> None:
+    """Let `make` in `folder` find the environment under test set up, instead of installing another."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(Path(sys.prefix) / "bin")
+    (folder / ".venv" / ".ready").touch()
