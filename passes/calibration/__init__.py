@@ -6,6 +6,7 @@ from enginery.passes.calibration.digest import graph_digest
 from enginery.passes.calibration.observers import Observer, make_observer
 from enginery.passes.calibration.statistics import Statistics
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
+from enginery.passes.calibration.tensorrt_cache import export_cache, import_cache
 
 __all__ = [
     "Batches",
@@ -13,7 +14,9 @@ __all__ = [
     "Statistics",
     "TensorStatistics",
     "collect",
+    "export_cache",
     "graph_digest",
+    "import_cache",
     "make_observer",
     "random_batches",
 ]
