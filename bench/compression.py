@@ -235,10 +235,7 @@ def shared(folder: Path, *, quick: bool) -> list[measure.Ask]:
     recognized = records[0].result.details["recognized"]
     with tempfile.TemporaryDirectory() as scratch:
         dense, small = Path(scratch) / "dense.onnx", Path(scratch) / "small.onnx"
-        torch.onnx.export(
-            found, (torch.from_numpy(photos[:1]),), str(dense), dynamo=False, input_names=["x"], output_names=["y"],
-            dynamic_axes={"x": {0: "batch"}}, opset_version=20,
-        )  # fmt: skip
+        squeezenet.export(found, photos[:1], dense)
         graph = load_graph(dense)
         StoreCodebooks().apply(graph)
         save_graph(graph, small)
