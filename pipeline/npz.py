@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -26,6 +27,16 @@ def write_npz(path: Path, arrays: Feeds) -> None:
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.asarray(arrays[name], order="C"), allow_pickle=False)
             archive.writestr(info, buffer.getbuffer())
+
+
+def digest_arrays(arrays: Feeds) -> str:
+    """SHA-256 over names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        digest.update(array.data.cast("B") if array.size else b"")
+    return digest.hexdigest()
 
 
 def read_npz(path: Path) -> Arrays:

@@ -8,18 +8,34 @@ a batch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from enginery.engines.base import Arrays, Feeds, TensorSpec
 from enginery.pipeline.files import pretty_json
-from enginery.pipeline.npz import read_npz, write_npz
+from enginery.pipeline.npz import digest_arrays, read_npz, write_npz
 from enginery.pipeline.shapes import Case
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 SHAPES = "shapes.json"
 EVALUATION = "evaluation.json"
+
+
+class Batch(Protocol):
+    """One batch of data."""
+
+    @property
+    def inputs(self) -> Arrays: ...
+
+    @property
+    def labels(self) -> npt.NDArray[Any] | None: ...
+
+
+Batches = Callable[[], Iterable[Batch]]
 
 
 @dataclass(frozen=True)
@@ -54,16 +70,20 @@ class ShapesReference:
 
 @dataclass(frozen=True)
 class EvaluationReference:
-    """The original's outputs on the evaluation data."""
+    """The original's outputs on the evaluation data. `digests` tell each batch of it apart (`digest_batch`)."""
 
     folder: Path
-    batches: int
+    digests: tuple[str, ...]
     samples: int
 
     @classmethod
     def open(cls, folder: Path) -> EvaluationReference:
         index = json.loads((folder / EVALUATION).read_bytes())
-        return cls(folder, index["batches"], index["samples"])
+        return cls(folder, tuple(index["digests"]), index["samples"])
+
+    @property
+    def batches(self) -> int:
+        return len(self.digests)
 
     def outputs_of(self, number: int) -> Arrays:
         return read_npz(self.folder / f"{number:06}.npz")
@@ -88,8 +108,14 @@ def write_batch(folder: Path, number: int, outputs: Feeds) -> None:
     write_npz(folder / f"{number:06}.npz", outputs)
 
 
-def write_evaluation(folder: Path, batches: int, samples: int) -> None:
-    (folder / EVALUATION).write_text(pretty_json({"batches": batches, "samples": samples}))
+def digest_batch(inputs: Feeds, labels: npt.NDArray[Any] | None) -> str:
+    """Tell a batch apart: equal digests mean equal inputs and labels."""
+    named = {f"input.{name}": array for name, array in inputs.items()}
+    return digest_arrays(named if labels is None else {**named, "labels": labels})
+
+
+def write_evaluation(folder: Path, digests: Sequence[str], samples: int) -> None:
+    (folder / EVALUATION).write_text(pretty_json({"digests": list(digests), "samples": samples}))
 
 
 def spec_to_json(spec: TensorSpec) -> dict[str, Any]:

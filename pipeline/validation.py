@@ -5,20 +5,25 @@ Both the validate stage and `enginery validate BUNDLE` call this. Memory holds o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import numpy.typing as npt
 
 from enginery.engines.base import Arrays, Feeds, Session, TensorSpec
-from enginery.errors import EngineError, InputError, StageError
+from enginery.errors import DataError, EngineError, InputError
 from enginery.pipeline.comparison import Comparer, check_declared, compare
 from enginery.pipeline.figures import CaseFigures, Measured, MetricFigures
-from enginery.pipeline.reference import EvaluationReference, ShapesReference
+from enginery.pipeline.reference import Batch, Batches, EvaluationReference, ShapesReference, digest_batch
 from enginery.pipeline.shapes import sizes_of
 
 Labels = npt.NDArray[Any] | None
+
+
+_STEADY: Final = (
+    "It must give the same samples in the same order each time: fix seeds, and build again if a file was being changed."
+)
 
 
 class Score(Protocol):
@@ -29,19 +34,6 @@ class Score(Protocol):
     def update(self, outputs: Feeds, labels: Labels) -> None: ...
 
     def result(self) -> float: ...
-
-
-class Batch(Protocol):
-    """One batch of evaluation data."""
-
-    @property
-    def inputs(self) -> Arrays: ...
-
-    @property
-    def labels(self) -> Labels: ...
-
-
-Batches = Callable[[], Iterable[Batch]]
 
 
 @dataclass
@@ -100,8 +92,7 @@ class Validation:
         scores = (self.score(), self.score()) if self.score is not None else None
         count = 0
         for number, batch in enumerate(batches()):
-            if number >= evaluation.batches:
-                raise StageError("validate: the evaluation data holds more batches than when the original answered.")
+            _must_be_same(batch, number, evaluation)
             outputs = self._run(batch.inputs, f"on batch {number + 1} of the evaluation data")
             if outputs is None:
                 return None
@@ -112,7 +103,7 @@ class Validation:
                 score.update(answers, self._labels(score, original, batch.labels))
             count = number + 1
         if count != evaluation.batches:
-            raise StageError("validate: the evaluation data holds fewer batches than when the original answered.")
+            raise DataError(f"The evaluation data now ends after {count} batches of {evaluation.batches}. {_STEADY}")
         if scores is None or self._faults:
             return None
         return MetricFigures(original=scores[0].result(), engine=scores[1].result())
@@ -137,3 +128,13 @@ class Validation:
         if any(spec.name not in outputs for spec in self.shapes.outputs):
             return None
         return outputs
+
+
+def _must_be_same(batch: Batch, number: int, evaluation: EvaluationReference) -> None:
+    """The engine must be asked what the original was asked, or the comparison says nothing."""
+    if number >= evaluation.batches:
+        raise DataError(f"The evaluation data now goes on after its {evaluation.batches} batches. {_STEADY}")
+    if digest_batch(batch.inputs, batch.labels) != evaluation.digests[number]:
+        raise DataError(
+            f"Batch {number + 1} of the evaluation data is not the one that the original answered. {_STEADY}"
+        )

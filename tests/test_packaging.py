@@ -5,6 +5,7 @@ An editable install hides both kinds of fault: it finds folders that no list nam
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -65,7 +66,13 @@ def package_folder(package: str) -> Path:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-P", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    # From a copy: setuptools leaves a `build/` beside what it builds, which here is where bundles go.
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if not name.startswith(("tests/", "bench/", "docs/")):
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / "source" / name)
+    run(sys.executable, "-P", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, folder / "source")
     (built,) = folder.glob("enginery-*.whl")
     return built
 

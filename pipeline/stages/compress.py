@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from enginery.engines.base import Arrays, Feeds, TensorSpec
+from enginery.engines.base import Feeds, TensorSpec
 from enginery.errors import SourceError
 from enginery.passes.base import ModuleContext, ModulePass
 from enginery.pipeline.files import pretty_json
 from enginery.pipeline.originals import LazyOriginal, discover_outputs, module_session
+from enginery.pipeline.reference import Batches
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 
 RECORD = "compress.json"
 MEASURED = "measured.json"
-
-
-class Batch(Protocol):
-    """One batch of training or evaluation data."""
-
-    @property
-    def inputs(self) -> Arrays: ...
-
-    @property
-    def labels(self) -> npt.NDArray[Any] | None: ...
-
-
-Batches = Callable[[], Iterable[Batch]]
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
 from enginery.errors import EngineError, StageError
-from enginery.pipeline.reference import write_batch, write_case, write_evaluation, write_shapes
+from enginery.pipeline.reference import Batches, digest_batch, write_batch, write_case, write_evaluation, write_shapes
 from enginery.pipeline.shapes import Case, cases, fit, infer_output_specs, random_inputs
 
 Progress = Callable[[int, int | None], None]
-
-
-class Batch(Protocol):
-    """One batch of evaluation data."""
-
-    @property
-    def inputs(self) -> Arrays: ...
-
-
-Batches = Callable[[], Iterable[Batch]]
 
 
 def reference_shapes(
@@ -71,17 +60,18 @@ def reference_shapes(
 
 def reference_evaluation(folder: Path, *, run: Callable[[Feeds], Arrays], batches: Batches, progress: Progress) -> None:
     """Write the original's outputs on each batch of evaluation data into `folder`."""
-    count = samples = 0
+    digests: list[str] = []
+    samples = 0
     for batch in batches():
-        write_batch(folder, count, run(batch.inputs))
-        count += 1
+        write_batch(folder, len(digests), run(batch.inputs))
+        digests.append(digest_batch(batch.inputs, batch.labels))
         samples += next(iter(batch.inputs.values())).shape[0]
-        progress(count, None)
-    write_evaluation(folder, count, samples)
+        progress(len(digests), None)
+    write_evaluation(folder, digests, samples)
 
 
 def _base_inputs(
-    batches: Callable[[], Iterable[Batch]] | None,
+    batches: Batches | None,
     inputs: Sequence[TensorSpec],
     dims: Mapping[str, DimRange],
     seed: int,

@@ -184,6 +184,41 @@ def test_a_nan_in_the_data_names_the_batch_and_the_input(tmp_path: Path, which: 
         run_build(recipe, tmp_path / "build", precision="int8")
 
 
+TOSSED = """
+import os
+import numpy as np
+
+def batches():
+    generator = np.random.default_rng(int.from_bytes(os.urandom(4)))
+    yield {"x": generator.standard_normal((8, 32)).astype(np.float32)}
+"""
+GROWING = """
+from pathlib import Path
+import numpy as np
+
+def batches():
+    calls = Path(__file__).with_suffix(".calls")
+    calls.write_text(calls.read_text() + "x" if calls.exists() else "x")
+    for _ in calls.read_text():
+        yield {"x": np.random.default_rng(0).standard_normal((8, 32)).astype(np.float32)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (TOSSED, "Batch 1 of the evaluation data is not the one that the original answered"),
+        (GROWING, "The evaluation data now goes on after its"),
+    ],
+)
+def test_evaluation_data_that_differs_each_time_is_an_error(tmp_path: Path, source: str, words: str) -> None:
+    recipe = write_recipe(tmp_path / "recipe", data={"evaluation": {"python": "unsteady.py:batches"}})
+    (recipe.parent / "unsteady.py").write_text(source)
+    with pytest.raises(DataError, match=words) as caught:
+        run_build(recipe, tmp_path / "build")
+    assert "fix seeds" in str(caught.value)
+
+
 def test_int8_without_calibration_data_is_an_error(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe", data={"evaluation": {"npz": "evaluation.npz"}})
     with pytest.raises(DataError, match="int8 needs calibration data and the recipe names none"):
