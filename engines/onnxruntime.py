@@ -8,7 +8,6 @@ that it writes at build time.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from enginery.engines.base import Arrays, Artifact, BuildSpec, Engine, Feeds, Session
 from enginery.engines.kernels import kernel_facts
 from enginery.engines.model_check import check_model
+from enginery.engines.model_copy import copy_model
 from enginery.engines.onnxruntime_kernels import read_kernels
 from enginery.engines.onnxruntime_options import SLOW_ON_CPU, SessionOptions
 from enginery.errors import EngineError, MissingDependencyError
@@ -258,22 +258,6 @@ class OnnxRuntimeTensorRT(_OnGpu):
     policy = "tensorrt"
     provider = "TensorrtExecutionProvider"
     advice = OnnxRuntimeCuda.advice
-
-
-def copy_model(model: Path, target: Path) -> None:
-    """Check an ONNX file and copy it with its external data, names kept, readable for all.
-
-    Files are copied, never linked: a hard link is refused when the model is loaded.
-    """
-    facts = check_model(model)
-    shutil.copyfile(model, target)
-    target.chmod(0o644)
-    for name in facts.external_files:
-        if (target.parent / name) == target:
-            raise EngineError(f"{model.name}: its external data file is called {name!r} like the model; rename it.")
-        (target.parent / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.parent / name, target.parent / name)
-        (target.parent / name).chmod(0o644)
 
 
 def check_provider(providers: Sequence[str], wanted: str) -> None:

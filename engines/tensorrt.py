@@ -23,6 +23,7 @@ from enginery.engines.base import Artifact, BuildSpec, DimRange, Engine, Session
 from enginery.engines.cuda import devices, no_gpu_reason
 from enginery.engines.kernels import kernel_facts
 from enginery.engines.model_check import check_model
+from enginery.engines.model_copy import copy_model
 from enginery.engines.tensorrt_layers import read_layers
 from enginery.engines.tensorrt_log import BuildLog, Problem
 from enginery.engines.tensorrt_options import BuildOptions, refuse_unsupported
@@ -31,6 +32,9 @@ from enginery.errors import EngineError
 
 ENTRY: Final = "engine.plan"
 LOG: Final = "build.log"
+WEIGHTS: Final = "weights/model.onnx"
+"""The ONNX file that a stripped plan gets its weights from."""
+
 WORKER: Final = (sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker")
 MAX_PROBLEMS: Final = 10
 """An error names this many problems and counts the rest; all stand in the build log."""
@@ -75,6 +79,9 @@ class _TensorRT(Engine):
             path.write_bytes(self._serialize(model, spec, options, log, version))
         finally:
             log.write(folder / LOG)
+        if options.strip_plan:
+            (folder / WEIGHTS).parent.mkdir()
+            copy_model(model, folder / WEIGHTS)
         warnings = log.messages("WARNING")
         try:
             trust.accept(path)
@@ -111,7 +118,11 @@ class _TensorRT(Engine):
         if self.rtx:
             plan.check_header(artifact.path, trt.__version__, found[options.device].capability)
         trust.require(artifact.path)
-        return TensorRTSession(trt, artifact.path.read_bytes(), spec, options, rtx=self.rtx)
+        session = TensorRTSession(trt, artifact.path.read_bytes(), spec, options, rtx=self.rtx)
+        if options.strip_plan:
+            check_model(artifact.folder / WEIGHTS)
+            session.refit(artifact.folder / WEIGHTS)
+        return session
 
     def _serialize(self, model: Path, spec: BuildSpec, options: BuildOptions, log: BuildLog, version: str) -> bytes:
         request = Request(

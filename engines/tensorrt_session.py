@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,19 @@ class TensorRTSession(Session):
             "profiles": [format_profile(ranges) for ranges in self._profiles],
             "cuda_graphs": self._options.cuda_graphs,
         }
+
+    def refit(self, model: Path) -> None:
+        """Give a plan that was built without weights those of its ONNX file.
+
+        Raises:
+            EngineError: the weights do not fit the plan.
+        """
+        with self._lock:
+            self._stream.activate()
+            refitter = self._trt.Refitter(self._engine, self._runtime.logger)
+            parser = self._trt.OnnxParserRefitter(refitter, self._runtime.logger)
+            self._require(parser.refit_from_file(str(model)), f"read the weights of {model.name}")
+            self._require(refitter.refit_cuda_engine(), f"take the weights of {model.name}")
 
     def layers(self) -> str:
         """The engine inspector's table, as JSON text."""
