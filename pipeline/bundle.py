@@ -93,7 +93,11 @@ class Verified:
 
 
 def verify_bundle(
-    path: Path, on_bytes: Callable[[int], Any] = lambda _: None, *, public_key: Path | None = None
+    path: Path,
+    on_bytes: Callable[[int], Any] = lambda _: None,
+    *,
+    public_key: Path | None = None,
+    before_signing: bool = False,
 ) -> Verified:
     """Check every file of a bundle.
 
@@ -102,6 +106,7 @@ def verify_bundle(
         on_bytes: is told the size of each file after it was checked.
         public_key: demand a signature that this key (a PEM file) verifies; the environment variable
             ENGINERY_PUBLIC_KEY demands it as well.
+        before_signing: do not heed a recipe that demands a signature: the bundle is checked on its way to being signed.
 
     Raises:
         UsageError: there is no bundle at `path`, or the key cannot be read.
@@ -117,7 +122,7 @@ def verify_bundle(
         _vouch(path, signed.manifest)
         return signed
     verified = verify_digests(path, on_bytes)
-    if verified.manifest.recipe.get("signature") == "required":
+    if verified.manifest.recipe.get("signature") == "required" and not before_signing:
         raise IntegrityError(
             f"{path}: its recipe demands a signature. Give the public key of its author: --public-key KEY, or "
             f"{KEY_VARIABLE}=KEY."

@@ -74,7 +74,7 @@ def revalidate(
         EngineError: the engine cannot run here.
         GateRefusedError: a gate refused.
     """
-    verify_bundle(path)
+    verify_bundle(path, before_signing=True)
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     engine = get_engine(manifest.target)

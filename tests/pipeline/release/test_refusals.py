@@ -9,12 +9,14 @@ import sys
 
 import pytest
 from bundles import make_bundle
+from tiny_recipes import run_build, write_recipe
 
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.bundle import SUMS, verify_bundle, write_sums
 from enginery.pipeline.files import files_below
 from enginery.pipeline.manifest import SCHEMA_VERSION
 from enginery.pipeline.release.sign import sign_bundle
+from enginery.pipeline.revalidation import revalidate
 
 FLIPS_PER_FILE = 5
 
@@ -236,6 +238,13 @@ def test_the_recipe_demands_a_signature(tmp_path, keys):
     refused((bundle, keys / "ours.pub"), "is not signed")
     sign_bundle(bundle, keys / "ours.pem")
     assert verify_bundle(bundle, public_key=keys / "ours.pub").signed
+
+
+def test_a_bundle_whose_recipe_demands_a_signature_can_be_validated_before_it_is_signed(tmp_path):
+    recipe = write_recipe(tmp_path / "recipe", signature="required")
+    bundle = run_build(recipe, tmp_path / "build").bundle
+    refused((bundle, None), "its recipe demands a signature")
+    assert {gate.verdict for gate in revalidate(bundle).gates} <= {"passed", "skipped"}
 
 
 def rewrite(bundle, **changes):
