@@ -82,6 +82,10 @@ types: $(READY) links ## Check types with pyright (strict)
 bench: $(READY) ## Run the benchmarks (ARGS=name ...)
 	$(BIN)/python bench/run.py $(ARGS)
 
+.PHONY: zoo
+zoo: $(READY) ## Put many architectures through every pass (ARGS=--quick, ARGS="--only bert llama")
+	$(BIN)/python bench/zoo.py $(ARGS)
+
 # Type checkers cannot read the hook of an editable install, so they get the package as a tree of links.
 .PHONY: links
 links: ## Link the folders as one package for editors and type checkers

@@ -31,10 +31,13 @@ TARGET = "onnxruntime-cpu"
 
 VARIANTS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "defaults": lambda passes: passes,
-    "no attention": lambda passes: without(passes, "fuse-attention", "fuse-grouped-queries"),
-    "no rms norm": lambda passes: without(passes, "fuse-rms-norm"),
-    "no rotary": lambda passes: without(passes, "fuse-rotary"),
-    "no grouped queries": lambda passes: without(passes, "fuse-grouped-queries"),
+    "no attention": lambda passes: without(passes, "fuse-attention"),
+    "with rms norm": lambda passes: before_attention(passes, "fuse-rms-norm"),
+    "with rotary": lambda passes: before_attention(passes, "fuse-rotary"),
+    "with grouped queries": lambda passes: after_attention(passes, "fuse-grouped-queries"),
+    "with all three": lambda passes: after_attention(
+        before_attention(passes, "fuse-rms-norm", "fuse-rotary"), "fuse-grouped-queries"
+    ),
     "not packed": lambda passes: without(passes, "pack-attention"),
     "multi-head attention": lambda passes: swapped(passes, "pack-attention", "lower-to-multi-head-attention"),
 }
@@ -71,6 +74,16 @@ def main() -> int:
 
 def without(passes: list[Any], *names: str) -> list[Any]:
     return [each for each in passes if each.name not in names]
+
+
+def before_attention(passes: list[Any], *names: str) -> list[Any]:
+    where = [each.name for each in passes].index("fuse-attention")
+    return [*passes[:where], *(parse_pass(name, graph_passes()) for name in names), *passes[where:]]
+
+
+def after_attention(passes: list[Any], name: str) -> list[Any]:
+    where = [each.name for each in passes].index("fuse-attention") + 1
+    return [*passes[:where], parse_pass(name, graph_passes()), *passes[where:]]
 
 
 def swapped(passes: list[Any], old: str, new: str) -> list[Any]:

@@ -1,0 +1,58 @@
+import pytest
+from graphs import parse
+
+from enginery.passes.graph.matcher import Known, OneOf, Op, Scalar, Var, find
+from enginery.passes.graph.symbolic import ShapeValues
+
+TEXT = """g (float[N, 2] x, float[N, 2] z) => (float[N, 2] y) <float[2] w = {1, 2}, float two = {2}>
+    { a = Mul(two, x) b = Add(a, z) c = Mul(b, w) y = Relu(c) }"""
+
+
+def match(pattern, text=TEXT):
+    return find(pattern, parse(text).outputs[0], ShapeValues())
+
+
+CORE = Op("Mul", Op("Add", Op("Mul", Var("x"), Scalar(2)), Var("z")), Known("w"))
+
+
+def test_a_match_binds_tensors_and_nodes():
+    found = match(Op("Relu", CORE, name="root"))
+    assert found is not None
+    assert {name: tensor.name for name, tensor in found.tensors.items()} == {"x": "x", "z": "z", "w": "w"}
+    assert [node.op for node in found.nodes] == ["Relu", "Mul", "Add", "Mul"]
+    assert found.named["root"] is found.root
+    assert found.values("w").tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        Op("Tanh", CORE),
+        Op("Relu", Op("Mul", Op("Add", Op("Mul", Var("x"), Scalar(3)), Var("z")), Known("w"))),
+        Op("Relu", Op("Mul", Op("Add", Op("Mul", Var("x"), Scalar(2)), Var("x")), Known("w"))),
+        Op("Relu", Op("Mul", Var("left"), Scalar())),
+        Op("Relu", CORE, Var("second")),
+        Op("Relu", CORE, attrs={"alpha": 1}),
+    ],
+)
+def test_what_does_not_match(pattern):
+    assert match(pattern) is None
+
+
+def test_alternatives_are_tried_in_order():
+    found = match(Op("Relu|Tanh", OneOf(Op("Exp", Var("x")), Op("Mul", Var("a"), Known("b")), Var("c"))))
+    assert found is not None
+    assert "a" in found
+    assert "c" not in found
+
+
+def test_subtraction_is_not_commutative():
+    text = "g (float[N] x) => (float[N] y) <float one = {1}> { y = Sub(one, x) }"
+    assert match(Op("Sub", Var("x"), Scalar(1)), text) is None
+    assert match(Op("Sub", Scalar(1), Var("x")), text) is not None
+
+
+def test_a_constant_that_callers_may_set_is_not_known():
+    text = "g (float[N] x, float w) => (float[N] y) <float w = {1}> { y = Mul(x, w) }"
+    assert match(Op("Mul", Var("x"), Scalar()), text) is None
+    assert match(Op("Mul", Var("x"), Var("w")), text) is not None
