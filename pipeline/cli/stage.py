@@ -103,14 +103,13 @@ def _copy(source: Path, target: Path) -> None:
 
 def chosen_target(line: Line, target: str | None) -> str:
     """The target that was asked for, or the recipe's first."""
-    from enginery.engines import get_engine
+    from enginery.pipeline.build import choose_target
 
-    return get_engine(target or line.recipe.targets[0]).target
+    return choose_target(line.recipe, target)
 
 
 def chosen_precision(line: Line, mode: str | None) -> Precision:
     """The recipe's precision, with another mode where one was asked for."""
-    from enginery.pipeline.recipe import Mode
+    from enginery.pipeline.build import choose_precision
 
-    precision = line.recipe.precision
-    return precision if mode is None else precision.model_copy(update={"mode": Mode(mode)})
+    return choose_precision(line.recipe, mode)
