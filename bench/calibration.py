@@ -2,8 +2,8 @@
 
     python bench/calibration.py [--model path.onnx --shape 3,224,224] [--samples 64] [--check] [--quick]
 
-Without a model it takes timm's resnet50 with random weights, which costs what trained ones cost. Every measurement runs in
-a process of its own, since peak memory is a process's. Both read the same arrays from memory.
+Without a model it takes timm's resnet50 with random weights, which costs what trained ones cost. Every measurement runs
+in a process of its own, since peak memory is a process's. Both read the same arrays.
 """
 
 from __future__ import annotations

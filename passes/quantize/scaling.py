@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating[Any]]
 
-ALPHAS = tuple(np.round(np.arange(0.3, 1.001, 0.05), 2).tolist())
+ALPHAS = tuple(np.round(np.arange(0.3, 1.001, 0.1), 2).tolist())
+"""Tried first; then the best one's neighbours, half a step away."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,40 @@ class Scaled:
         """The statistics with every channel widened to its `reach`."""
         return self.statistics.scaled(self.reach() / np.maximum(self.statistics.channel_absmax, 1e-30))
 
+    @cached_property
+    def matrices(self) -> Sequence[Floats]:
+        """The users' weights, read once: they may lie on disk."""
+        return [matrix_of(user) for user in self.users]
+
+    @cached_property
     def weight_absmax(self) -> Floats:
         """The largest weight by input channel over all users, float64 [C]."""
         reach = np.zeros(len(self.statistics.channel_low))
-        for user in self.users:
-            np.maximum.at(reach, channels_of(user), np.abs(matrix_of(user)).max(axis=2))
+        for user, matrix in zip(self.users, self.matrices, strict=True):
+            np.maximum.at(reach, channels_of(user), np.abs(matrix).max(axis=2))
         return reach
+
+    @cached_property
+    def expected_outputs(self) -> Sequence[Floats]:
+        """What the users compute from the rows in float, [N, G, M] each."""
+        return [_product(rows, matrix) for rows, matrix in zip(self.rows, self.matrices, strict=True)]
 
 
 def search(scaled: Scaled, context: QuantizeContext, alphas: Sequence[float] = ALPHAS) -> Scaling:
     """Try every alpha on the sampled rows and return the best by the users' median output SNR."""
     none = np.ones(len(scaled.statistics.channel_low))
     before = _trial(scaled, none, context)
-    candidates = [(alpha, scales_for(scaled, alpha)) for alpha in alphas]
-    found = [Scaling(alpha, scales, before, _trial(scaled, scales, context)) for alpha, scales in candidates]
-    return max(found, key=lambda trial: trial.after)
+
+    def attempt(alpha: float) -> Scaling:
+        scales = scales_for(scaled, alpha)
+        return Scaling(alpha, scales, before, _trial(scaled, scales, context))
+
+    coarse = max(map(attempt, alphas), key=lambda trial: trial.after)
+    if len(alphas) == 1:
+        return coarse
+    near = [round(coarse.alpha + step, 2) for step in (-0.05, 0.05)]
+    fine = [attempt(alpha) for alpha in near if alpha <= 1]
+    return max((coarse, *fine), key=lambda trial: trial.after)
 
 
 def scales_for(scaled: Scaled, alpha: float) -> Floats:
@@ -91,7 +112,7 @@ def scales_for(scaled: Scaled, alpha: float) -> Floats:
     """
     activation = scaled.reach()
     live = activation > 1e-6 * max(float(activation.max()), 1e-30)
-    weight = np.maximum(scaled.weight_absmax(), 1e-8)
+    weight = np.maximum(scaled.weight_absmax, 1e-8)
     raw = np.where(live, np.maximum(activation, 1e-30), 1.0) ** alpha / weight ** (1 - alpha)
     scales = np.where(live, raw / raw[live].max() if live.any() else 1.0, 1.0)
     # Beyond this the scaled weights would leave the range of fp16.
@@ -107,14 +128,17 @@ def _trial(scaled: Scaled, scales: Floats, context: QuantizeContext) -> float:
     low, high = context.observer.range(scaled.statistics) if np.all(scales == 1) else _range(scaled, scales)
     grid = activation_grid(low, high, policy.activation, symmetric=policy.symmetric)
     ratios: list[Floats] = []
-    for user, rows in zip(scaled.users, scaled.rows, strict=True):
-        factors = scales[channels_of(user)]
-        matrix = matrix_of(user)
-        data = grid.round_trip(rows / factors[:, None, :])
-        weight = _round_weight(matrix * factors[:, :, None], per_channel=policy.per_channel)
-        expected, given = ((left @ right).transpose(1, 0, 2) for left, right in ((rows, matrix), (data, weight)))
-        ratios.append(sample_snr(expected, given))
+    for index, user in enumerate(scaled.users):
+        factors = scales[channels_of(user)].astype(np.float32)
+        data = grid.round_trip(scaled.rows[index] / factors[:, None, :]).astype(np.float32)
+        weight = _round_weight(scaled.matrices[index] * factors[:, :, None], per_channel=policy.per_channel)
+        ratios.append(sample_snr(scaled.expected_outputs[index], _product(data, weight.astype(np.float32))))
     return float(np.median(np.concatenate(ratios)))
+
+
+def _product(rows: Floats, matrix: Floats) -> Floats:
+    """[G, N, K] x [G, K, M] as [N, G, M]."""
+    return (rows @ matrix).transpose(1, 0, 2)
 
 
 def _range(scaled: Scaled, scales: Floats) -> tuple[float, float]:

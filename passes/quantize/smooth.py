@@ -43,7 +43,7 @@ class Smooth:
 
     alpha: str = "auto"
     least_gain: float = 0.5
-    rows: int = 512
+    rows: int = 256
     headroom: float = 1.5
 
     def __post_init__(self) -> None:
