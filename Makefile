@@ -86,6 +86,10 @@ bench: $(READY) ## Run the benchmarks (ARGS=name ...)
 zoo: $(READY) ## Put many architectures through every pass (ARGS=--quick, ARGS="--only bert llama")
 	$(BIN)/python bench/zoo.py $(ARGS)
 
+.PHONY: zoo-tensorrt
+zoo-tensorrt: $(READY) ## Build the zoo's plans on TensorRT-RTX, no GPU needed (ARGS=--quick)
+	$(BIN)/python bench/zoo_tensorrt.py $(ARGS)
+
 # Type checkers cannot read the hook of an editable install, so they get the package as a tree of links.
 .PHONY: links
 links: ## Link the folders as one package for editors and type checkers
