@@ -68,7 +68,7 @@ class Policy:
     grouped: bool = True
 
 
-_MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
+_MOVES = frozenset({"MaxPool", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
 
 POLICIES: Mapping[str, Policy] = {
     policy.name: policy

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from quantizable import calibrate, conv_net, images, mlp_block, run_all, sequences, snr
+from quantizable import ModelBuilder, calibrate, conv_net, images, mlp_block, run_all, sequences, snr
 
 from enginery.engines.onnxruntime import open_model
 from enginery.errors import StatisticsError
@@ -39,15 +40,32 @@ def test_the_quantized_model_answers_like_the_float_one(tmp_path: Path, build, b
     assert snr(run_all(model, batches), run_all(output, batches)) > 18
 
 
-def test_onnxruntime_gets_integer_kernels_throughout_a_conv_net(tmp_path: Path) -> None:
+def kernels(model: Path, folder: Path) -> Counter[str]:
+    """The operators of the graph that ONNX Runtime makes of a model."""
     import onnxruntime
 
-    output, _ = quantize(conv_net(tmp_path / "model.onnx"), images(), "onnxruntime-cpu")
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(output), options)
-    ops = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    onnxruntime.InferenceSession(str(model), options)
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+def test_a_residual_stays_integer_behind_a_pad(tmp_path: Path) -> None:
+    b = ModelBuilder({"image": ("batch", 3, 16, 16)})
+    x = b.op("Relu", [b.conv("image", "first", 3, 8)], "first.act")
+    pads = b.weight("pads", np.array([0, 4, 0, 0, 0, 4, 0, 0]))
+    skip = b.op("Pad", [x, pads], "skip")
+    b.op("Relu", [b.op("Add", [b.conv(x, "main", 8, 16), skip], "sum")], "out")
+    output, _ = quantize(b.save(tmp_path / "model.onnx", "out"), images(), "onnxruntime-cpu")
+    ops = kernels(output, tmp_path)
+    assert ops["QLinearAdd"] == 1
+    assert ops["Add"] == ops["Relu"] == 0
+
+
+def test_onnxruntime_gets_integer_kernels_throughout_a_conv_net(tmp_path: Path) -> None:
+    output, _ = quantize(conv_net(tmp_path / "model.onnx"), images(), "onnxruntime-cpu")
+    ops = kernels(output, tmp_path)
     assert ops["QLinearConv"] == 7
     assert ops["QGemm"] == 1
     assert ops["Conv"] == ops["Gemm"] == 0
