@@ -96,6 +96,9 @@ class _TensorRT(Engine):
         }
         if self.rtx:
             facts["plan"] = plan.check_header(path, version).to_json()
+        elif options.device < len(found := devices()):
+            # Full TensorRT builds for the GPU at hand; a server that has several kinds picks the plan by this.
+            facts["capability"] = found[options.device].capability
         return Artifact(folder, ENTRY, {**options.to_json(), "version": version}, facts)
 
     def load(self, artifact: Artifact, spec: BuildSpec) -> Session:

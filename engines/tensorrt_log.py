@@ -11,6 +11,7 @@ _FIX: Final = "run `enginery lint MODEL.onnx --target tensorrt --fix OUT.onnx`"
 
 REMEDIES: Final = (
     (r"[Nn]on-zero zero ?point|shiftIsAllZeros", f"quantize symmetrically (zero point 0): {_FIX}"),
+    (r"input has type Int32 but must", f"keep biases in float: {_FIX}"),
     (r"Plugin not found", f"TensorRT has no such operator: {_FIX}, or build for ONNX Runtime"),
     (r"no tactics to implement.*workspace|workspace limit", "raise `workspace`, or leave it out"),
     (r"for Turing \(SM75\)", "leave 7.5 out of `compute_capabilities`"),
@@ -94,6 +95,9 @@ def parser_problems(parser: Any) -> list[Problem]:
 
 def problem(node: str, message: str) -> Problem:
     """Shorten a message of TensorRT and add the remedy that is known for it."""
+    lines = message.splitlines()
+    # Without a driver every error ends with the remark that there is none; it is the reason only where it stands alone.
+    message = "; ".join([line for line in lines if "catchCudaError" not in line] or lines)
     remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, message)), "see build.log")
     return Problem(node, _SOURCE.sub("", message).strip().rstrip("."), remedy)
 

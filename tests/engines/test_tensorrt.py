@@ -154,6 +154,16 @@ def test_the_parsers_refusal_names_node_reason_and_remedy(tmp_path):
     assert "enginery lint" in str(error.value)
 
 
+def test_the_absence_of_a_driver_hides_no_other_reason(tmp_path):
+    model = models.parse("{ h = MatMul(x, w)  c = DequantizeLinear(b, s, z)  y = Add(h, c) }")
+    models.add(model, w=models.WEIGHT, b=np.zeros(8, np.int32), s=np.float32(0.1), z=np.int32(0))
+    with pytest.raises(EngineError) as error:
+        build(models.name_nodes(model, "product", "bias", "sum"), tmp_path)
+    assert "node 'bias' (DequantizeLinear)" in str(error.value)
+    assert "keep biases in float" in str(error.value)
+    assert "driver" not in str(error.value)
+
+
 def test_an_unknown_operator_is_named(tmp_path):
     model = models.parse("{ h = MatMul(x, w)  y = com.microsoft.QuickGelu(h) }")
     with pytest.raises(EngineError, match=r"node 'gelu' \(QuickGelu\).*enginery lint"):
