@@ -43,7 +43,7 @@ from enginery.pipeline.files import (
     write_durably,
 )
 from enginery.pipeline.keys import Key
-from enginery.pipeline.locks import hold
+from enginery.pipeline.locks import hold, hold_if_free
 
 FORMAT = 1
 """Part of every key: raise it when the layout of results changes."""
@@ -182,9 +182,7 @@ class Store:
     def _build(self, stage: StageName, key: Key, run: Callable[[Path], None], why: str) -> Result:
         work = self.root / "work"
         work.mkdir(parents=True, exist_ok=True)
-        # We hold this key's lock: whatever carries its name was left by a process that died.
-        for stale in work.glob(f"{key.digest}.*"):
-            shutil.rmtree(stale)
+        self._sweep(work, key.digest)
         fresh = Path(tempfile.mkdtemp(dir=work, prefix=f"{key.digest}."))
         fresh.chmod(0o755)
         try:
@@ -198,6 +196,17 @@ class Store:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         return Result(stage, key, entry / "files", files, reused=False, why=why, seconds=seconds)
+
+    def _sweep(self, work: Path, held: str) -> None:
+        """Remove what processes that died left: folders of the key that we hold, and of keys that nobody holds."""
+        for folder in work.iterdir():
+            key = folder.name.partition(".")[0]
+            if key == held:
+                shutil.rmtree(folder)
+                continue
+            with hold_if_free(self.root / "locks" / f"{key}.lock") as free:
+                if free:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _history(self, line: str) -> Path:
         return self.root / "history" / f"{line}.json"

@@ -186,8 +186,17 @@ def test_links_are_no_results(store: Store) -> None:
         _obtain(store, lambda folder: (folder / "link").symlink_to("/etc/hostname"))
 
 
-def test_what_a_dead_process_left_is_swept_away(store: Store) -> None:
-    left = store.root / "work" / f"{KEY.digest}.dead"
+def test_what_a_living_process_is_making_is_left_alone(store: Store) -> None:
+    making = store.root / "work" / "another-key.alive"
+    making.mkdir(parents=True)
+    with store.lock("another-key", lambda: None):
+        _obtain(store, _write)
+    assert making.exists()
+
+
+@pytest.mark.parametrize("key", [KEY.digest, "another-key"])
+def test_what_a_dead_process_left_is_swept_away(store: Store, key: str) -> None:
+    left = store.root / "work" / f"{key}.dead"
     left.mkdir(parents=True)
     (left / "half").write_text("half")
     _obtain(store, _write)
