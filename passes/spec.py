@@ -73,9 +73,11 @@ def format_pass(given: object) -> str:
 
 def _split(options: str, text: str) -> list[str]:
     """Cut at commas outside brackets and quotes."""
-    items, depth, quoted, start = [], 0, False, 0
+    items: list[str] = []
+    depth, quoted, escaped, start = 0, False, False, 0
     for index, char in enumerate(options):
-        quoted ^= char == '"' and options[index - 1 : index] != "\\"
+        quoted ^= char == '"' and not escaped
+        escaped = quoted and char == "\\" and not escaped
         depth += 0 if quoted else (char == "[") - (char == "]")
         if char == "," and depth == 0 and not quoted:
             items.append(options[start:index])
