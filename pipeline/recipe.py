@@ -179,7 +179,9 @@ class Precision(Part):
         default="default", description="Quantization remedies, in order, such as `smooth{alpha=auto}`."
     )
     overrides: tuple[Override, ...] = ()
-    keep_float: tuple[str, ...] = Field(default=(), description="Regular expressions of node names left in float.")
+    keep_float: tuple[str, ...] = Field(
+        default=(), description="Regular expressions of nodes left in float, by the name of the node or of its weight."
+    )
     block_size: int = Field(default=32, ge=16, description="Weight-only int4: elements per scale.")
 
 

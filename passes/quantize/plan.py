@@ -67,9 +67,10 @@ def make_plan(graph: gs.Graph, policy: Policy, options: QuantizeOptions, tensors
 
 
 def names_of(node: gs.Node) -> tuple[str, ...]:
-    """What overrides can call a node: its name (or operator and first output), and the module it was exported from."""
+    """What overrides can call a node: its name (or operator and first output), its module's path, its weight's name."""
     first = node.name or f"{node.op} -> {node.outputs[0].name if node.outputs else 'nothing'}"
-    return first, vars(node).get("scope", "")
+    weight = weight_of(node).name if len(node.inputs) > 1 and has_constant_weight(node) else ""
+    return first, vars(node).get("scope", ""), weight
 
 
 def absorbed_output(node: gs.Node, policy: Policy) -> gs.Tensor:
