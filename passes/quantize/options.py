@@ -14,7 +14,7 @@ Mode = Literal["int8", "int8-dynamic", "int8-weight", "int4-weight"]
 
 @dataclass(frozen=True)
 class NodeOverride:
-    """An exception to the policy. `nodes` is a node's name, module path or weight, or a regular expression (full match)."""
+    """An exception to the policy. `nodes` names a node, its module or its weight, as text or as a regular expression."""
 
     nodes: str
     quantize: bool | None = None
