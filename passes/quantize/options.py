@@ -14,7 +14,7 @@ Mode = Literal["int8", "int8-dynamic", "int8-weight", "int4-weight"]
 
 @dataclass(frozen=True)
 class NodeOverride:
-    """An exception to the policy. `nodes` names a node, its module or its weight, as text or as a regular expression."""
+    """An exception to the policy. `nodes` names a node, its module or its weight, by name or regular expression."""
 
     nodes: str
     quantize: bool | None = None
