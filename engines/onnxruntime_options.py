@@ -77,7 +77,7 @@ class SessionOptions:
         }
 
     def session_options(self, ort: Any) -> Any:
-        """ONNX Runtime's own object. Warnings are silenced (severity 3): what they say is checked and reported."""
+        """ONNX Runtime's own object. Its log is silent (severity 4): errors arrive as exceptions, and what warnings say is checked and reported."""
         levels = {
             "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
             "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -90,7 +90,7 @@ class SessionOptions:
         result.intra_op_num_threads = self.threads
         result.inter_op_num_threads = 1
         result.enable_cpu_mem_arena = self.memory_arena
-        result.log_severity_level = 3
+        result.log_severity_level = 4
         result.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
         for key, value in self.config.items():
             result.add_session_config_entry(key, value)
