@@ -61,7 +61,11 @@ class Ask:
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], *, rounds: int = 30, warmup: int = 3
 ) -> dict[str, Timing]:
-    """Time the candidates in turn, starting each round with another one."""
+    """Time the candidates in turn, starting each round with another one.
+
+    Before each timed call the same candidate runs once untimed: the idle threads of a runtime spin for a while after its
+    call, and would take the cores from whoever is timed next.
+    """
     names = list(candidates)
     for name in names:
         for _ in range(warmup):
@@ -70,6 +74,7 @@ def interleaved(
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
+            candidates[name]()
             begin = time.perf_counter()
             candidates[name]()
             seconds[name].append(time.perf_counter() - begin)

@@ -77,7 +77,7 @@ class SessionOptions:
         }
 
     def session_options(self, ort: Any) -> Any:
-        """ONNX Runtime's own object, its log silent: errors arrive as exceptions, what warnings say is checked by us."""
+        """ONNX Runtime's own object. Its log is silent: errors arrive as exceptions, warnings are checked by us."""
         levels = {
             "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
             "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
