@@ -63,8 +63,8 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Time the candidates in turn, starting each round with another one.
 
-    Before each timed call the same candidate runs once untimed: the idle threads of a runtime spin for a while after its
-    call, and would take the cores from whoever is timed next.
+    Before each timed call the same candidate runs once untimed: the idle threads of a runtime spin for a while after
+    its call, and would take the cores from whoever is timed next.
     """
     names = list(candidates)
     for name in names:
