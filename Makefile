@@ -79,7 +79,7 @@ types: $(READY) links ## Check types with pyright (strict)
 	$(BIN)/pyright
 
 .PHONY: bench
-bench: $(READY) ## Run the benchmarks (ARGS=name ...)
+bench: $(READY) ## Run the benchmarks, one after the other (ARGS="passes --quick --check")
 	$(BIN)/python bench/run.py $(ARGS)
 
 .PHONY: zoo
