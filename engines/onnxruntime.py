@@ -286,8 +286,9 @@ def check_assignment(subgraphs: Sequence[Any], allowed: Sequence[str]) -> None:
         )
 
 
-def _errors() -> tuple[type[Exception], ...]:
-    # The extension module has no types; its exceptions share no base class.
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its exceptions share no base class."""
+    # The extension module has no types.
     state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NoModel", "NotImplemented",
@@ -298,14 +299,14 @@ def _errors() -> tuple[type[Exception], ...]:
 def _open(ort: Any, path: Path, options: Any, providers: Sequence[Any], **extra: Any) -> onnxruntime.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=list(providers), **extra)
-    except _errors() as error:
+    except runtime_errors() as error:
         raise EngineError(f"{path.name}: onnxruntime {ort.__version__} refuses the model: {error}") from error
 
 
 def _run(session: onnxruntime.InferenceSession, names: list[str], feeds: Feeds) -> Arrays:
     try:
         values: Sequence[Any] = session.run(names, dict(feeds))
-    except _errors() as error:
+    except runtime_errors() as error:
         shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
         raise EngineError(f"onnxruntime failed on the inputs {shapes}: {error}") from error
     return dict(zip(names, values, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
@@ -58,7 +59,7 @@ class QuantizeContext:
 
     def held_out(self) -> Iterator[Feeds]:
         """The batches that remedies are measured on."""
-        return (feeds for index, feeds in self._numbered() if self._held_out(index) or not self._enough())
+        return (feeds for index, feeds in self._numbered() if self._held_out(index) or not self._enough)
 
     def write(self, graph: gs.Graph, name: str) -> Path:
         """Save a graph into the work folder under a name of its own."""
@@ -85,9 +86,11 @@ class QuantizeContext:
         return islice(enumerate(self._open()()), self.most_batches)
 
     def _held_out(self, index: int) -> bool:
-        return self._enough() and index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        return self._enough and index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 
+    @cached_property
     def _enough(self) -> bool:
+        """Whether there are batches to hold any out. Asked once: opening the data may cost seconds."""
         return sum(1 for _ in islice(self._open()(), HELD_OUT_EVERY)) == HELD_OUT_EVERY
 
     def _open(self) -> Batches:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from enginery.engines.base import Arrays
-from enginery.engines.onnxruntime import import_onnxruntime
+from enginery.engines.onnxruntime import import_onnxruntime, runtime_errors
 from enginery.errors import EngineError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.comparison import OutputFigures
@@ -74,7 +74,7 @@ def _convert(source: Path, target: Path, manifest: Manifest) -> None:
     disabled = list(manifest.engine.options.get("disabled_optimizers", ()))
     try:
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
-    except Exception as error:
+    except runtime_errors() as error:
         raise EngineError(f"onnxruntime {ort.__version__} cannot write {target.name}: {error}") from error
     if not target.is_file():
         raise EngineError(f"onnxruntime {ort.__version__} wrote no {target.name} and said nothing.")
@@ -88,7 +88,7 @@ def _compare(bundle: Path, path: Path, manifest: Manifest) -> tuple[OutputFigure
     names = [tensor.name for tensor in manifest.outputs]
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except runtime_errors() as error:
         raise EngineError(f"onnxruntime {ort.__version__} does not load {path.name}: {error}") from error
 
     def run(feeds: Arrays) -> Arrays:
