@@ -24,6 +24,23 @@ if TYPE_CHECKING:
 
 Prove = Literal["off", "end", "each"]
 
+EACH_LIMIT = 512 << 20
+"""Models whose files take more bytes than this are proved once, at the end, where nobody says otherwise."""
+
+
+def default_prove(model: Path) -> Prove:
+    """How a model is proved where nobody says: after each pass, or, when it is large, after the last.
+
+    A proof writes and opens the model once for every pass that changed it. `bench/passes.py` measures what that costs:
+    under 20 % of a build up to this size (ADR 22). By the size and not by the clock, so that two builds are equal.
+    """
+    import onnx
+
+    from enginery.passes.graph.ir import external_files
+
+    files = [model, *external_files(onnx.load(model, load_external_data=False), model.parent)]
+    return "each" if sum(file.stat().st_size for file in files) <= EACH_LIMIT else "end"
+
 
 @dataclass(frozen=True)
 class PassRecord:

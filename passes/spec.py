@@ -59,6 +59,18 @@ def parse_pass(text: str, registry: Mapping[str, type[P]]) -> P:
         raise UsageError(f"Pass {name!r} cannot be made from {text!r}: {error}.") from error
 
 
+def parse_passes(text: str, registry: Mapping[str, type[P]]) -> tuple[P, ...]:
+    """The passes of a comma-separated list, in order: `fold-constants{limit=4096},fuse-gelu`.
+
+    Raises:
+        UsageError: as `parse_pass`, or the list is empty.
+    """
+    found = tuple(parse_pass(each, registry) for each in _split(text, text))
+    if not found:
+        raise UsageError("The list of passes is empty. Give names between commas, such as `fold-constants,fuse-gelu`.")
+    return found
+
+
 def format_pass(given: object) -> str:
     """The text that `parse_pass` reads back as an equal pass."""
     shown: list[str] = []
@@ -78,12 +90,12 @@ def _split(options: str, text: str) -> list[str]:
     for index, char in enumerate(options):
         quoted ^= char == '"' and not escaped
         escaped = quoted and char == "\\" and not escaped
-        depth += 0 if quoted else (char == "[") - (char == "]")
+        depth += 0 if quoted else (char in "[{") - (char in "]}")
         if char == "," and depth == 0 and not quoted:
             items.append(options[start:index])
             start = index + 1
     if depth or quoted:
-        raise UsageError(f"Given pass {text!r}: a bracket or a quote is not closed.")
+        raise UsageError(f"Given {text!r}: a bracket or a quote is not closed.")
     items.append(options[start:])
     return [item for item in items if item.strip()]
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from enginery.engines.model_check import check_model
 from enginery.errors import EngineError, PassError
 from enginery.passes.base import Feeds
 from enginery.passes.graph.conformance import TARGETS, Finding, FixResult, fix_model, lint_model
+from enginery.pipeline.onnx_feeds import dynamic_dims, random_feeds
 
 SIZES: Final = (1, 3)
 """Sizes of every dynamic dimension at which a given and a fixed model are compared."""
@@ -60,7 +59,7 @@ def lint_file(model: Path, target: str, fix: Path | None = None) -> LintReport:
     if fix is None:
         return LintReport(lint_model(model, target))
     try:
-        result = fix_model(model, fix, target, open_model=open_model, feeds=_random_feeds(model))
+        result = fix_model(model, fix, target, open_model=open_model, feeds=_feeds(model))
     except (EngineError, PassError) as error:
         # What TensorRT refuses, ONNX Runtime may refuse too; the fix itself is written all the same.
         result = fix_model(model, fix, target)
@@ -88,23 +87,5 @@ def require_conformance(model: Path, target: str, ranges: Mapping[str, object]) 
     return findings
 
 
-def _random_feeds(model: Path) -> Sequence[Feeds]:
-    """Seeded inputs at each size; integers are 0 or 1, so that they may be indices."""
-    import onnx
-
-    graph = onnx.load(model, load_external_data=False).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    feeds: list[Feeds] = []
-    for seed, size in enumerate(SIZES):
-        rng = np.random.default_rng(seed)
-        feed: dict[str, Any] = {}
-        for value in graph.input:
-            if value.name in constants:
-                continue
-            tensor = value.type.tensor_type
-            shape = [dim.dim_value if dim.HasField("dim_value") else size for dim in tensor.shape.dim]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-            floats = np.issubdtype(dtype, np.floating)
-            feed[value.name] = (rng.standard_normal(shape) if floats else rng.integers(0, 2, shape)).astype(dtype)
-        feeds.append(feed)
-    return feeds
+def _feeds(model: Path) -> list[Feeds]:
+    return random_feeds(model, [dict.fromkeys(dynamic_dims(model), size) for size in SIZES])

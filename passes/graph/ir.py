@@ -51,6 +51,17 @@ def load_graph(path: Path) -> gs.Graph:
     return import_model(model, path.parent)
 
 
+def external_files(model: ModelProto, folder: Path) -> tuple[Path, ...]:
+    """The data files that the initializers of the main graph read, each once."""
+    locations = [
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
+    ]
+    return tuple(folder / location for location in dict.fromkeys(locations))
+
+
 def import_model(model: ModelProto, folder: Path) -> gs.Graph:
     """The editable form of a model; `folder` holds its external data."""
     if model.HasField("graph") is False or not model.opset_import:

@@ -17,7 +17,7 @@ def command(name: str | None, target: str | None, as_json: bool) -> None:
 
     With NAME, print what the pass promises, case by case, and its options.
 
-    With --target, list the passes that `graph_passes: default` means for that target, in order.
+    With --target, list the passes that `graph_passes: default` means for that target, in order, with what each does.
     """
     from enginery.pipeline.catalogue import catalogue, default_specs, find_pass
 
@@ -31,7 +31,12 @@ def command(name: str | None, target: str | None, as_json: bool) -> None:
         click.echo(f"\n{info.contract}")
     elif target is not None:
         specs = default_specs(target)
-        echo_json(list(specs)) if as_json else click.echo("\n".join(specs))
+        summaries = {info.name: info.summary for info in catalogue()}
+        width = max(map(len, specs))
+        if as_json:
+            echo_json(list(specs))
+        for spec in () if as_json else specs:
+            click.echo(f"{spec:<{width}}  {summaries[spec.partition('{')[0]]}")
     elif as_json:
         echo_json([asdict(info) for info in catalogue()])
     else:

@@ -35,15 +35,12 @@ to_option = click.option("--to", type=Folder(), help="Copy the result into this 
 
 def stage_options(function: F) -> F:
     """Add what every command of a stage takes; `run_stage` receives it."""
-    for decorate in (
-        verbosity_options,
-        json_option,
-        explain_option,
-        trust_option,
-        to_option,
-        build_folder_option,
-        recipe_argument,
-    ):
+    return stage_options_but_output(build_folder_option(function))
+
+
+def stage_options_but_output(function: F) -> F:
+    """The same for a command whose --output is its own."""
+    for decorate in (verbosity_options, json_option, explain_option, trust_option, to_option, recipe_argument):
         function = decorate(function)
     return function
 

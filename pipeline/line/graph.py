@@ -17,6 +17,7 @@ from enginery.pipeline.store import Result
 
 if TYPE_CHECKING:
     from enginery.passes.base import GraphPass
+    from enginery.passes.sequence import Prove
 
 FLOAT_MODES: Final = frozenset({Mode.FP32, Mode.FP16, Mode.BF16})
 TYPED_GRAPHS: Final = frozenset({"onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"})
@@ -72,7 +73,8 @@ class GraphStages(OriginalStages):
         registry = graph_passes()
         return tuple(parse_pass(text, registry) for text in self.recipe.graph_passes)
 
-    def optimize(self, target: str) -> Result:
+    def optimize(self, target: str, prove: Prove | None = None) -> Result:
+        """The graph after the target's passes; `prove` None chooses by the size of the weights."""
         from enginery.passes.spec import format_pass
 
         passes = self.graph_passes(target)
@@ -90,12 +92,13 @@ class GraphStages(OriginalStages):
                 passes=passes,
                 open_model=self.open_model,
                 feeds=[shapes.inputs_of(case) for case in cases.values()],
+                prove=prove,
             )
 
         return self.obtain(
             StageName("optimize", target),
             run,
-            config={"passes": [format_pass(each) for each in passes]},
+            config={"passes": [format_pass(each) for each in passes], **({"prove": prove} if prove else {})},
             inputs={"model": exported.digest_of("model"), "reference": reference.digest},
             code=["enginery.pipeline.stages.optimize", LITERAL, *(type(each).__module__ for each in passes)],
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from enginery.engines.base import Feeds
 from enginery.passes.base import GraphPass, OpenModel
-from enginery.passes.sequence import PassRecord, run_graph_passes
+from enginery.passes.sequence import PassRecord, Prove, default_prove, run_graph_passes
 from enginery.pipeline.files import pretty_json
 
 RECORD = "passes.json"
@@ -15,7 +15,13 @@ MEASURED = "measured.json"
 
 
 def optimize(
-    folder: Path, *, model: Path, passes: Sequence[GraphPass], open_model: OpenModel, feeds: Sequence[Feeds]
+    folder: Path,
+    *,
+    model: Path,
+    passes: Sequence[GraphPass],
+    open_model: OpenModel,
+    feeds: Sequence[Feeds],
+    prove: Prove | None = None,
 ) -> None:
     """Write `model/model.onnx`, and `passes.json` with what each pass changed and refused.
 
@@ -26,15 +32,15 @@ def optimize(
         open_model: runs a graph, for the proofs.
         feeds: inputs at several shapes for the proofs; none where ONNX Runtime's CPU kernels cannot run the result
             (bfloat16), which leaves the comparison to the gates.
+        prove: None chooses by the size of the weights.
 
     Raises:
         PassError: a pass failed or changed the numbers.
     """
     (folder / "model").mkdir()
     output = folder / "model" / "model.onnx"
-    records = run_graph_passes(
-        model, output, passes, open_model=open_model, feeds=feeds, prove="each" if feeds else "off"
-    )
+    prove = (prove or default_prove(model)) if feeds else "off"
+    records = run_graph_passes(model, output, passes, open_model=open_model, feeds=feeds, prove=prove)
     write_records(folder, records)
 
 
