@@ -26,7 +26,7 @@ from enginery.engines.onnxruntime import import_onnxruntime
 from enginery.pipeline.events import Events
 from enginery.pipeline.line import MODEL, Line
 from enginery.pipeline.recipe import Mode
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.store import Store
 
 RECIPES = Path(__file__).resolve().parents[1] / "tests" / "recipes"

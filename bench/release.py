@@ -21,11 +21,11 @@ from measure import Ask, conclude, interleaved, options, print_machine, print_ta
 
 from enginery.errors import IntegrityError
 from enginery.pipeline.bundle import SUMS, Bundle, file_records, verify_bundle, write_sums
-from enginery.pipeline.figures import Measured
+from enginery.pipeline.bundle.signature import write_public_key
+from enginery.pipeline.comparison.figures import Measured
 from enginery.pipeline.files import files_below, pretty_json
 from enginery.pipeline.release.bom import render_bom
 from enginery.pipeline.release.sign import sign_bundle
-from enginery.pipeline.release.signature import write_public_key
 from enginery.pipeline.report import read_report, write_report
 
 ENGINERY = [sys.executable, "-P", "-m", "enginery"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from enginery._version import __version__
 
 if TYPE_CHECKING:
-    from enginery.pipeline.session import BundleSession
+    from enginery.pipeline.bundle.session import BundleSession
 
 __all__ = ["__version__", "build", "load"]
 
@@ -51,7 +51,7 @@ def load(
         IntegrityError: a file of the bundle was changed, added or removed, or its signature does not hold.
         EngineError: the engine cannot run on this machine, not as it was built to, or answers otherwise than there.
     """
-    from enginery.pipeline.session import open_session
+    from enginery.pipeline.bundle.session import open_session
 
     key = None if public_key is None else Path(public_key)
     return open_session(
@@ -84,7 +84,7 @@ def build(
         EngineryError: a stage failed.
     """
     from enginery.pipeline.build import build as build_bundle
-    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.recipe.file import load_recipe
 
     loaded = load_recipe(os.fspath(recipe))
     result = build_bundle(loaded, target=target, precision=precision, output=Path(output), allow=allow, trust=trust)

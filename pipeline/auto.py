@@ -27,7 +27,7 @@ from enginery.pipeline.events import Events, StageName
 from enginery.pipeline.gates import TIMED_GATES, judge, refusals
 from enginery.pipeline.line import BENCHMARK_SECONDS, Line
 from enginery.pipeline.recipe import Mode, Recipe
-from enginery.pipeline.recipe_file import LoadedRecipe
+from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.report import Candidate
 from enginery.pipeline.stages.benchmark import take_turns
 from enginery.pipeline.stages.compile import open_artifact

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from enginery.engines import get_engine, targets
 from enginery.errors import GateRefusedError, UsageError
+from enginery.pipeline.comparison.figures import Measured, SpeedFigures
 from enginery.pipeline.deliver import Delivery, refuse, ship
 from enginery.pipeline.events import Events
-from enginery.pipeline.figures import Measured, SpeedFigures
 from enginery.pipeline.gates import Question, check_allowed, judge, refusals
 from enginery.pipeline.line import BENCHMARK_SECONDS, FLOAT_MODES, Line
 from enginery.pipeline.recipe import Mode, Precision, Recipe
-from enginery.pipeline.recipe_file import LoadedRecipe
+from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.store import Store
 
 if TYPE_CHECKING:
-    from enginery.pipeline.manifest import GateVerdict
+    from enginery.pipeline.bundle.manifest import GateVerdict
     from enginery.pipeline.report import Candidate
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from enginery.errors import UsageError
 from enginery.pipeline.bundle import Bundle
-from enginery.pipeline.manifest import GoldenCase
+from enginery.pipeline.bundle.manifest import GoldenCase
+from enginery.pipeline.bundle.session import open_session
 from enginery.pipeline.npz import read_npz
 from enginery.pipeline.report import Latency, Speedup
-from enginery.pipeline.session import open_session
 from enginery.pipeline.stages.benchmark import measure, speed_figures, summarize
 
 

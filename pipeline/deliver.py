@@ -13,12 +13,8 @@ from typing import Any, Final
 from enginery._version import __version__
 from enginery.errors import EngineryError, IntegrityError
 from enginery.pipeline import bundle as bundles
-from enginery.pipeline import preprocess
-from enginery.pipeline.events import StageName
-from enginery.pipeline.files import digest_json, pretty_json
-from enginery.pipeline.gates import TIMED_GATES, Question, without_timing
-from enginery.pipeline.line import Line
-from enginery.pipeline.manifest import (
+from enginery.pipeline.bundle import preprocess
+from enginery.pipeline.bundle.manifest import (
     FILE_NAME,
     DimRecord,
     EngineRecord,
@@ -29,11 +25,15 @@ from enginery.pipeline.manifest import (
     Signature,
     StageRecord,
 )
-from enginery.pipeline.placing import placing
+from enginery.pipeline.bundle.placing import placing
+from enginery.pipeline.events import StageName
+from enginery.pipeline.files import digest_json, pretty_json
+from enginery.pipeline.gates import TIMED_GATES, Question, without_timing
+from enginery.pipeline.line import Line
 from enginery.pipeline.recipe import Precision
 from enginery.pipeline.release.bom import BOM, render_bom
 from enginery.pipeline.report import Candidate, write_report
-from enginery.pipeline.report_data import make_report
+from enginery.pipeline.report.gather import make_report
 from enginery.pipeline.store import Result
 
 MEASUREMENTS: Final = "measurements.json"

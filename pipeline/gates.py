@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from enginery.errors import UsageError
+from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.comparison import NEAR_ZERO, OutputFigures
-from enginery.pipeline.figures import Measured
-from enginery.pipeline.manifest import GateVerdict, Verdict
+from enginery.pipeline.comparison.figures import Measured
 from enginery.pipeline.recipe import Mode, Recipe
 
 HALF: Final = frozenset({Mode.FP16, Mode.BF16})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from enginery.errors import InvalidModelError, UsageError
 from enginery.pipeline.bundle import Bundle
-from enginery.pipeline.manifest import FILE_NAME
+from enginery.pipeline.bundle.manifest import FILE_NAME
 
 if TYPE_CHECKING:
     from onnx import GraphProto, TensorProto, ValueInfoProto

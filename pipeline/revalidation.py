@@ -18,17 +18,17 @@ from enginery.engines import Session, get_engine
 from enginery.errors import EngineError, GateRefusedError, IntegrityError
 from enginery.pipeline import bundle as bundles
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.manifest import FILE_NAME, GateVerdict, GoldenCase, Manifest, Verdict
+from enginery.pipeline.bundle.placing import placing
 from enginery.pipeline.comparison import OutputFigures, compare
+from enginery.pipeline.comparison.figures import CaseFigures, Measured, SpeedFigures
 from enginery.pipeline.deliver import place_lock
 from enginery.pipeline.events import Events, StageName
-from enginery.pipeline.figures import CaseFigures, Measured, SpeedFigures
 from enginery.pipeline.gates import Question, judge, refusals, without_timing
 from enginery.pipeline.line import FLOAT_MODES, Line
-from enginery.pipeline.manifest import FILE_NAME, GateVerdict, GoldenCase, Manifest, Verdict
 from enginery.pipeline.npz import read_npz, write_npz
-from enginery.pipeline.placing import placing
 from enginery.pipeline.recipe import Mode, Precision, Recipe
-from enginery.pipeline.recipe_file import LoadedRecipe
+from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.store import Store
 
 GOLDEN_GATES = frozenset({"outputs", "shapes", "accuracy-float", "accuracy-int8", "fallback"})

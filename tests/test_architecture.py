@@ -27,8 +27,8 @@ LIGHT = (
     "enginery.pipeline.bundle",
     "enginery.pipeline.cli.main",
     "enginery.pipeline.line",
-    "enginery.pipeline.recipe_file",
-    "enginery.pipeline.session",
+    "enginery.pipeline.recipe.file",
+    "enginery.pipeline.bundle.session",
 )
 
 

@@ -67,7 +67,7 @@ def command(
     """
     from enginery.pipeline.auto import AUTO, build_auto
     from enginery.pipeline.build import build
-    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.recipe.file import load_recipe
 
     loaded = load_recipe(recipe)
     mode = precision or loaded.recipe.precision.mode.value
@@ -121,7 +121,7 @@ def _refusal(folder: Path) -> dict[str, Any]:
 
 
 def _show(result: BuildResult) -> None:
-    from enginery.pipeline.manifest import Verdict
+    from enginery.pipeline.bundle.manifest import Verdict
 
     for gate in result.gates:
         if gate.verdict is not Verdict.SKIPPED:

@@ -46,12 +46,12 @@ def command(advise: bool, macs: float, **options: Any) -> None:
 
 def _advise(macs: float, *, recipe: str, trust: bool, explain: bool, as_json: bool, **stored: Any) -> None:
     from enginery.passes.module.advise import advise
-    from enginery.pipeline.advice import advice_lines
     from enginery.pipeline.cli.options import echo_json
     from enginery.pipeline.cli.terminal import Terminal
     from enginery.pipeline.events import StageName
     from enginery.pipeline.line import Line
-    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.recipe.file import load_recipe
+    from enginery.pipeline.report.advice import advice_lines
     from enginery.pipeline.store import Store
 
     with Terminal.from_context(explain=explain) as terminal:

@@ -10,7 +10,7 @@ from enginery.pipeline.cli.options import echo_json, json_option, verbosity_opti
 @verbosity_options
 def command(as_json: bool) -> None:
     """List the built-in recipes."""
-    from enginery.pipeline.recipe_file import builtin_recipes, load_recipe
+    from enginery.pipeline.recipe.file import builtin_recipes, load_recipe
 
     recipes = {name: (path, load_recipe(name).recipe) for name, path in builtin_recipes().items()}
     if as_json:

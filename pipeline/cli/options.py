@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def complete_recipe(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from enginery.pipeline.recipe_file import builtin_recipes
+    from enginery.pipeline.recipe.file import builtin_recipes
 
     names = [CompletionItem(name) for name in builtin_recipes() if name.startswith(incomplete)]
     return [*names, CompletionItem(incomplete, type="file")]

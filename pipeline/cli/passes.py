@@ -19,7 +19,7 @@ def command(name: str | None, target: str | None, as_json: bool) -> None:
 
     With --target, list the passes that `graph_passes: default` means for that target, in order, with what each does.
     """
-    from enginery.pipeline.catalogue import catalogue, default_specs, find_pass
+    from enginery.pipeline.recipe.catalogue import catalogue, default_specs, find_pass
 
     if name is not None:
         info = find_pass(name)

@@ -35,7 +35,7 @@ def command(
     measurement differs, and names the first file and field.
     """
     from enginery.errors import UsageError
-    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.recipe.file import load_recipe
     from enginery.pipeline.release.reproduce import reproduce
 
     load_recipe(recipe)

@@ -41,8 +41,8 @@ def command(
 
     With --selftest alone it says whether the engine answers here as it did where it was built.
     """
+    from enginery.pipeline.bundle.session import open_session
     from enginery.pipeline.npz import read_npz, write_npz
-    from enginery.pipeline.session import open_session
 
     if (inputs is None) != (outputs is None) or (inputs is None and not selftest):
         raise click.UsageError("Give --inputs and --outputs, or --selftest, or all three.")

@@ -58,7 +58,7 @@ def run_stage(
 ) -> Result:
     """Obtain one stage's result and print where it lies."""
     from enginery.pipeline.line import Line
-    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.recipe.file import load_recipe
     from enginery.pipeline.store import Store
 
     if to is not None and to.exists():

@@ -21,7 +21,7 @@ def command(output: Path, keep: float, as_json: bool) -> None:
     next build that needs it makes it again.
     """
     from enginery.pipeline.store import Store
-    from enginery.pipeline.upkeep import collect
+    from enginery.pipeline.store.upkeep import collect
 
     removed = collect(Store.beside(output), keep)
     if as_json:

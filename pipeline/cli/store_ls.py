@@ -17,7 +17,7 @@ def command(output: Path, as_json: bool) -> None:
     A star marks what the last build of a recipe used; `gc` leaves these alone.
     """
     from enginery.pipeline.store import Store
-    from enginery.pipeline.upkeep import DAY, entries
+    from enginery.pipeline.store.upkeep import DAY, entries
 
     found = entries(Store.beside(output))
     if as_json:

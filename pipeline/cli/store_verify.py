@@ -17,7 +17,7 @@ def command(output: Path, as_json: bool) -> None:
     Exits with 1 where one is damaged. A build notices by itself, and makes the result again.
     """
     from enginery.pipeline.store import Store
-    from enginery.pipeline.upkeep import verify
+    from enginery.pipeline.store.upkeep import verify
 
     found = dict(verify(Store.beside(output)))
     damaged = {key: fault for key, fault in found.items() if fault is not None}

@@ -37,7 +37,7 @@ def command(
     Verifies it, runs its golden inputs and asks the gates that these can answer; needs no torch and no onnx. With
     --recipe every gate is asked again, and a bundle whose engine could not run where it was built is completed.
     """
-    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.recipe.file import load_recipe
     from enginery.pipeline.revalidation import revalidate
     from enginery.pipeline.store import Store
 

@@ -11,8 +11,8 @@ from enginery.pipeline.line.wiring import Wiring
 
 if TYPE_CHECKING:
     from enginery.engines.base import Feeds
+    from enginery.pipeline.comparison.validation import Score
     from enginery.pipeline.data import DataSet
-    from enginery.pipeline.validation import Score
 
 
 class DataAccess(Wiring):

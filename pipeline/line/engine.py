@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Final
 
 from enginery.engines import BuildSpec, Session
 from enginery.errors import EngineError
+from enginery.pipeline.comparison.reference import spec_to_json
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json
 from enginery.pipeline.line.graph import MODEL, GraphStages
 from enginery.pipeline.line.wiring import LITERAL
 from enginery.pipeline.machine import processor
-from enginery.pipeline.originals import LiteralSession
 from enginery.pipeline.recipe import Mode, Precision
-from enginery.pipeline.reference import spec_to_json
+from enginery.pipeline.source.opened import LiteralSession
 from enginery.pipeline.store import Result
 
 if TYPE_CHECKING:
-    from enginery.pipeline.shapes import Case
-    from enginery.pipeline.validation import Validation
+    from enginery.pipeline.comparison.shapes import Case
+    from enginery.pipeline.comparison.validation import Validation
 
 GOLDEN_BYTES: Final = 8 << 20
 """Golden inputs and the original's outputs take about this much of a bundle; one case is kept whatever it takes."""
@@ -138,7 +138,7 @@ class Line(GraphStages):
         }
 
     def validation(self, stage: StageName, session: Session) -> Validation:
-        from enginery.pipeline.validation import Validation
+        from enginery.pipeline.comparison.validation import Validation
 
         for result in (self.shapes_result, self.evaluation_result, self.scored_result):
             if result is not None:

@@ -147,7 +147,7 @@ class GraphStages(OriginalStages):
 
         def run(folder: Path) -> None:
             from enginery.passes.quantize import get_policy
-            from enginery.pipeline.quantize_options import quantize_options
+            from enginery.pipeline.recipe.quantize_options import quantize_options
             from enginery.pipeline.stages.quantize import quantize
 
             optimized.verify()
@@ -172,7 +172,7 @@ class GraphStages(OriginalStages):
                 "statistics": statistics.digest if statistics is not None else "none",
                 **(self.data_input("calibration") if feeds is not None else {}),
             },
-            code=["enginery.pipeline.stages.quantize", "enginery.pipeline.quantize_options", LITERAL],
+            code=["enginery.pipeline.stages.quantize", "enginery.pipeline.recipe.quantize_options", LITERAL],
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "scipy"],
         )
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enginery.engines import Session, TensorSpec
+from enginery.pipeline.comparison.reference import EvaluationReference, ShapesReference, spec_to_json
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json
 from enginery.pipeline.line.data import DataAccess
-from enginery.pipeline.originals import LazyOriginal, discover_outputs, module_session
-from enginery.pipeline.reference import EvaluationReference, ShapesReference, spec_to_json
+from enginery.pipeline.source.opened import LazyOriginal, discover_outputs, module_session
 from enginery.pipeline.store import Result
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from enginery.pipeline.data import DataSet
     from enginery.pipeline.stages.compress import Compression
 
-_CODE = ("enginery.pipeline.stages.reference", "enginery.pipeline.originals", "enginery.engines.pytorch")
+_CODE = ("enginery.pipeline.stages.reference", "enginery.pipeline.source.opened", "enginery.engines.pytorch")
 
 
 class OriginalStages(DataAccess):
@@ -246,7 +246,7 @@ class OriginalStages(DataAccess):
 
     def example(self) -> dict[str, Any]:
         """One batch of real inputs at the optimal sizes, or of noise where the recipe names no data."""
-        from enginery.pipeline.shapes import fit, random_inputs
+        from enginery.pipeline.comparison.shapes import fit, random_inputs
 
         sizes = {name: dim.opt for name, dim in self.dims.items()}
         for batch in self.evaluation.batches() if self.evaluation is not None else ():

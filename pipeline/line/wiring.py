@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from enginery.engines import DimRange, TensorSpec
+from enginery.pipeline.comparison.reference import spec_to_json
 from enginery.pipeline.events import Events, StageName
 from enginery.pipeline.files import digest_json
-from enginery.pipeline.keys import make_key
-from enginery.pipeline.recipe_file import LoadedRecipe
-from enginery.pipeline.reference import spec_to_json
+from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.store import Result, Store
+from enginery.pipeline.store.keys import make_key
 
 if TYPE_CHECKING:
     from enginery.passes.base import OpenModel

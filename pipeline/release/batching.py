@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from enginery.engines.base import Feeds, Session
-from enginery.pipeline.shapes import fit, sizes_of
+from enginery.pipeline.comparison.shapes import fit, sizes_of
 
 WORTHWHILE: Final = 1.1
 """Batching must raise throughput by this factor over single requests; below it a queue only adds latency."""

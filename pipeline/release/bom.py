@@ -13,11 +13,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from enginery.pipeline.bundle.manifest import Manifest, Verdict
 from enginery.pipeline.comparison import OutputFigures
-from enginery.pipeline.figures import Measured
+from enginery.pipeline.comparison.figures import Measured
+from enginery.pipeline.extras import missing
 from enginery.pipeline.files import canonical_json, pretty_json
-from enginery.pipeline.manifest import Manifest, Verdict
-from enginery.pipeline.release.extras import missing
 from enginery.pipeline.release.provenance import tools
 
 BOM = "bom.cdx.json"

@@ -18,7 +18,7 @@ from typing import Any, Final
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.bundle import SUMS, Verified, verify_bundle
 from enginery.pipeline.files import canonical_json, sha256_file, sync_folder, write_durably
-from enginery.pipeline.locks import hold
+from enginery.pipeline.store.locks import hold
 
 LAYOUT: Final = {"imageLayoutVersion": "1.0.0"}
 ARTIFACT: Final = "application/vnd.enginery.bundle.v1"

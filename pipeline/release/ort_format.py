@@ -17,10 +17,10 @@ from enginery.engines.base import Arrays
 from enginery.engines.onnxruntime import import_onnxruntime, runtime_errors
 from enginery.errors import EngineError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.manifest import Manifest
+from enginery.pipeline.bundle.selftest import check_golden
 from enginery.pipeline.comparison import OutputFigures
 from enginery.pipeline.files import sha256_file, sync_folder, sync_tree
-from enginery.pipeline.manifest import Manifest
-from enginery.pipeline.selftest import check_golden
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from enginery.errors import IntegrityError, UsageError
+from enginery.pipeline.bundle.manifest import FILE_NAME, Manifest
+from enginery.pipeline.extras import missing
 from enginery.pipeline.files import canonical_json
-from enginery.pipeline.manifest import FILE_NAME, Manifest
-from enginery.pipeline.release.extras import missing
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey  # pyright: ignore[reportPrivateImportUsage] (it has no __all__)
 
-PROVENANCE = "provenance.intoto.jsonl"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from enginery.errors import StageError
 from enginery.pipeline.bundle import RELEASE_FILES, SUMS, Verified, verify_digests
-from enginery.pipeline.manifest import FILE_NAME
+from enginery.pipeline.bundle.manifest import FILE_NAME
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from enginery.pipeline.bundle import RELEASE_FILES, SUMS, Verified, verify_to_sign, write_known_sums
+from enginery.pipeline.bundle.folder import (
+    PROVENANCE,
+    RELEASE_FILES,
+    SUMS,
+    Verified,
+    verify_to_sign,
+    write_known_sums,
+)
+from enginery.pipeline.bundle.signature import SIGNATURE, write_signature
 from enginery.pipeline.files import sha256_file, write_durably
-from enginery.pipeline.release.provenance import LOCAL_BUILDER, PROVENANCE, sign_statement, statement
-from enginery.pipeline.release.signature import SIGNATURE, write_signature
+from enginery.pipeline.release.provenance import LOCAL_BUILDER, sign_statement, statement
 
 
 def sign_bundle(

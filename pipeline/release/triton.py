@@ -16,8 +16,8 @@ from typing import Any
 from enginery.engines import get_engine
 from enginery.errors import EngineError, EngineryError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.manifest import GoldenCase, Manifest
 from enginery.pipeline.files import sync_folder, sync_tree, write_durably
-from enginery.pipeline.manifest import GoldenCase, Manifest
 from enginery.pipeline.npz import read_npz
 from enginery.pipeline.release import batching
 from enginery.pipeline.release.batching import BatchPlan

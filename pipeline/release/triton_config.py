@@ -11,9 +11,9 @@ from typing import Any, Final, cast
 
 from enginery.engines.base import TensorSpec
 from enginery.errors import UsageError
-from enginery.pipeline.manifest import Manifest
+from enginery.pipeline.bundle.manifest import Manifest
+from enginery.pipeline.extras import missing
 from enginery.pipeline.release.batching import BatchPlan
-from enginery.pipeline.release.extras import missing
 
 DATA_TYPES: Final = {
     "float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16", "bool": "TYPE_BOOL",

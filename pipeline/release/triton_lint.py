@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from enginery.errors import IntegrityError, UsageError
-from enginery.pipeline.release.extras import missing
+from enginery.pipeline.extras import missing
 from enginery.pipeline.release.triton_config import schema
 
 CONFIG: Final = "config.pbtxt"

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from enginery.errors import IntegrityError, UsageError
+from enginery.pipeline.bundle.manifest import DimRecord, GateVerdict, Record, Signature
 from enginery.pipeline.files import pretty_json, write_durably
-from enginery.pipeline.manifest import DimRecord, GateVerdict, Record, Signature
 
 SCHEMA_VERSION = 1
 FILE_NAME = "report.json"

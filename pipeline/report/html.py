@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from enginery.pipeline.manifest import GateVerdict, Verdict
+from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.recipe import Mode
 from enginery.pipeline.report import charts
 from enginery.pipeline.report.charts import Bar

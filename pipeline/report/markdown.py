@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from enginery.pipeline.manifest import Verdict
+from enginery.pipeline.bundle.manifest import Verdict
 from enginery.pipeline.report.document import Errors, Report
 
 MARKS = {

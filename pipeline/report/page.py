@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from enginery.errors import MissingDependencyError
-from enginery.pipeline.manifest import Verdict
+from enginery.pipeline.bundle.manifest import Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment

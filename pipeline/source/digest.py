@@ -25,6 +25,8 @@ from enginery.pipeline.source.callables import Reference
 SETTLED = 2 * 10**9
 """Nanoseconds after which a file's time of change can be told from that of its next change on any file system."""
 
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+
 _remembered: dict[tuple[str, int, int, int], str] = {}
 
 
@@ -176,14 +178,18 @@ def _top_level(name: str) -> tuple[Path, ...]:
         return ()
     places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location and spec.origin else [])]
     folders = tuple({Path(place).parent for place in places})
-    installed = tuple(Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib"))
-    return tuple(f for f in folders if not any(f.is_relative_to(place) for place in installed))
+    return tuple(folder for folder in folders if not _installed(folder))
+
+
+def _installed(folder: Path) -> bool:
+    """Whether packages lie here that have a version: this environment's, the system's, the user's or another's."""
+    return folder.is_relative_to(sysconfig.get_path("stdlib")) or not _INSTALLED.isdisjoint(folder.parts)
 
 
 def _file_at(root: Path, parts: list[str]) -> Path | None:
     base = root.joinpath(*parts)
     for candidate in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
-        if candidate.is_file() and "site-packages" not in candidate.parts[len(root.parts) :]:
+        if candidate.is_file() and _INSTALLED.isdisjoint(candidate.parts[len(root.parts) :]):
             return candidate.resolve()
     return None
 

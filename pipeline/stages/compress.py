@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from enginery.engines.base import Feeds, TensorSpec
 from enginery.errors import SourceError
 from enginery.passes.base import ModuleContext, ModulePass
+from enginery.pipeline.comparison.reference import Batches
 from enginery.pipeline.files import pretty_json
-from enginery.pipeline.originals import LazyOriginal, discover_outputs, module_session
-from enginery.pipeline.reference import Batches
+from enginery.pipeline.source.opened import LazyOriginal, discover_outputs, module_session
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
     from enginery.passes.module import ModulePassRecord
-    from enginery.pipeline.validation import Score
+    from enginery.pipeline.comparison.validation import Score
 
 RECORD = "compress.json"
 MEASURED = "measured.json"

@@ -12,8 +12,8 @@ from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
 from enginery.errors import EngineError, StageError
 from enginery.passes.base import OpenModel
 from enginery.pipeline.comparison import NEAR_ZERO, compare
+from enginery.pipeline.comparison.reference import ShapesReference
 from enginery.pipeline.files import pretty_json
-from enginery.pipeline.reference import ShapesReference
 
 if TYPE_CHECKING:
     import torch

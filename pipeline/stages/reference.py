@@ -9,8 +9,15 @@ import numpy as np
 
 from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
 from enginery.errors import EngineError, StageError
-from enginery.pipeline.reference import Batches, digest_batch, write_batch, write_case, write_evaluation, write_shapes
-from enginery.pipeline.shapes import Case, cases, fit, infer_output_specs, random_inputs
+from enginery.pipeline.comparison.reference import (
+    Batches,
+    digest_batch,
+    write_batch,
+    write_case,
+    write_evaluation,
+    write_shapes,
+)
+from enginery.pipeline.comparison.shapes import Case, cases, fit, infer_output_specs, random_inputs
 
 Progress = Callable[[int, int | None], None]
 
@@ -29,7 +36,7 @@ def reference_shapes(
     """Write the original's answers at every shape into `folder`.
 
     Args:
-        folder: empty; see `enginery.pipeline.reference` for what is written.
+        folder: empty; see `enginery.pipeline.comparison.reference` for what is written.
         run: the original: feeds by name in, every output by name out.
         inputs: the declared inputs.
         dims: the declared dynamic dimensions.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from enginery.pipeline.comparison.shapes import Case
+from enginery.pipeline.comparison.validation import Validation
 from enginery.pipeline.files import pretty_json
 from enginery.pipeline.npz import write_npz
-from enginery.pipeline.shapes import Case
-from enginery.pipeline.validation import Validation
 
 FIGURES = "figures.json"
 

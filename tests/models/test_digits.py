@@ -5,7 +5,7 @@ import torch
 from enginery.models.digits.data import batches, digits
 from enginery.pipeline.data import open_data
 from enginery.pipeline.data.metrics import get_metric
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.source import load_original
 
 

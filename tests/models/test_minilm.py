@@ -7,7 +7,7 @@ import torch
 from enginery.errors import DataError
 from enginery.models.minilm.data import batches, docstrings
 from enginery.pipeline.data import open_data
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.source import load_original
 from enginery.pipeline.source.torchvision import prepare_torchvision
 

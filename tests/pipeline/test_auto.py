@@ -13,7 +13,7 @@ from enginery.errors import GateRefusedError, UsageError
 from enginery.pipeline.auto import build_auto
 from enginery.pipeline.build import BuildResult
 from enginery.pipeline.bundle import Bundle, verify_bundle
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.report import Candidate, read_report
 
 WRONG = {"name": "top1", "max_drop": 1.0, "expected": 0.5}

@@ -28,9 +28,9 @@ from tiny_recipes import (
 
 from enginery.errors import EngineError, GateRefusedError, IntegrityError, SourceError, StageError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.session import open_session
 from enginery.pipeline.files import files_below
 from enginery.pipeline.npz import read_npz
-from enginery.pipeline.session import open_session
 
 INT8 = {"precision": "int8"}
 

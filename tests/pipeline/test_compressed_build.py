@@ -133,7 +133,7 @@ def test_a_training_by_the_clock_is_not_run_again_for_a_stage_that_was_lost(writ
 def compress_again(recipe: Path, output: Path) -> str:
     from enginery.pipeline.events import Events
     from enginery.pipeline.line import Line
-    from enginery.pipeline.recipe_file import load_recipe
+    from enginery.pipeline.recipe.file import load_recipe
     from enginery.pipeline.store import Store
 
     result = Line(load_recipe(str(recipe)), Store.beside(output), Events()).compress

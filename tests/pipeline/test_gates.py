@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from enginery.errors import UsageError
+from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.comparison import OutputFigures
-from enginery.pipeline.figures import CaseFigures, Measured, MetricFigures, SpeedFigures
+from enginery.pipeline.comparison.figures import CaseFigures, Measured, MetricFigures, SpeedFigures
 from enginery.pipeline.gates import GATES, Question, check_allowed, judge, refusals
-from enginery.pipeline.manifest import GateVerdict, Verdict
 from enginery.pipeline.recipe import Mode, Recipe
 
 GOOD = OutputFigures(

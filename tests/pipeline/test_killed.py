@@ -14,8 +14,8 @@ import pytest
 from tiny_recipes import Recorder, run_build, write_recipe
 
 from enginery.errors import EngineryError
-from enginery.pipeline import deliver, placing
-from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline import deliver
+from enginery.pipeline.bundle import Bundle, placing, verify_bundle
 
 STAGES = ("load", "reference", "export", "optimize", "calibrate", "quantize", "compile", "validate", "benchmark")
 QUICK = ("export", "quantize")

@@ -11,9 +11,9 @@ from tiny_recipes import run_build, write_module_recipe
 import enginery
 from enginery.errors import DataError, UsageError
 from enginery.pipeline.bundle import Bundle
+from enginery.pipeline.bundle.preprocess import TOKENIZER
 from enginery.pipeline.data import open_data
-from enginery.pipeline.preprocess import TOKENIZER
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.recipe.file import load_recipe
 
 IMAGE_NET = """
 import torch

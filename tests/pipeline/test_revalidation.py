@@ -13,8 +13,8 @@ from enginery.engines.base import Arrays, Artifact, BuildSpec, Feeds
 from enginery.engines.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeSession
 from enginery.errors import EngineError, GateRefusedError, IntegrityError
 from enginery.pipeline.bundle import Bundle, verify_bundle
-from enginery.pipeline.manifest import Verdict
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.bundle.manifest import Verdict
+from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.revalidation import GOLDEN_GATES, revalidate
 
 

@@ -14,9 +14,9 @@ from tiny_recipes import run_build
 from enginery.engines import get_engine
 from enginery.errors import GateRefusedError
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.session import open_session
 from enginery.pipeline.gates import refusals
 from enginery.pipeline.npz import read_npz
-from enginery.pipeline.session import open_session
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import torch
 
 from enginery.pipeline.data import open_data
 from enginery.pipeline.data.metrics import get_metric
-from enginery.pipeline.recipe_file import LoadedRecipe, load_recipe
+from enginery.pipeline.recipe.file import LoadedRecipe, load_recipe
 from enginery.pipeline.source import load_original
 
 HERE = Path(__file__).parent

@@ -11,8 +11,7 @@ from enginery import __version__
 from enginery.engines import get_engine
 from enginery.engines.base import BuildSpec, DimRange, TensorSpec
 from enginery.pipeline.bundle import file_records, write_sums
-from enginery.pipeline.files import files_below, pretty_json
-from enginery.pipeline.manifest import (
+from enginery.pipeline.bundle.manifest import (
     DimRecord,
     EngineRecord,
     GateVerdict,
@@ -22,6 +21,7 @@ from enginery.pipeline.manifest import (
     StageRecord,
     Verdict,
 )
+from enginery.pipeline.files import files_below, pretty_json
 from enginery.pipeline.npz import write_npz
 
 DIMS = {"batch": DimRange(1, 4, 8)}

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from enginery.pipeline.events import Events, StageName
-from enginery.pipeline.keys import Key
 from enginery.pipeline.store import Store
+from enginery.pipeline.store.keys import Key
 
 
 def obtain(root: Path, log: Path, start: float) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from enginery.pipeline.manifest import DimRecord, GateVerdict, Signature, Verdict
+from enginery.pipeline.bundle.manifest import DimRecord, GateVerdict, Signature, Verdict
 from enginery.pipeline.report import (
     CaseErrors,
     Depth,

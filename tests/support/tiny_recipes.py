@@ -11,7 +11,7 @@ import yaml
 from enginery.engines.base import Arrays
 from enginery.pipeline.build import BuildResult, build
 from enginery.pipeline.events import Events, StageName
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.recipe.file import load_recipe
 
 WIDTH, HIDDEN, CLASSES = 32, 64, 4
 Weights = dict[str, np.ndarray]

@@ -12,8 +12,8 @@ from tiny_recipes import run_build, write_recipe
 
 from enginery.engines.onnxruntime import OnnxRuntimeCpu
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.manifest import Verdict
 from enginery.pipeline.cli.main import cli
-from enginery.pipeline.manifest import Verdict
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from enginery.errors import MissingDependencyError
 from enginery.pipeline.bundle import Bundle
+from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.comparison import OutputFigures
-from enginery.pipeline.figures import CaseFigures, Measured, MetricFigures
-from enginery.pipeline.manifest import GateVerdict, Verdict
+from enginery.pipeline.comparison.figures import CaseFigures, Measured, MetricFigures
 from enginery.pipeline.release.bom import render_bom
 
 FIGURES = OutputFigures(

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from enginery.errors import IntegrityError
-from enginery.pipeline import manifest as manifests
+from enginery.pipeline.bundle import manifest as manifests
 from enginery.pipeline.bundle import verify_bundle, write_sums
-from enginery.pipeline.manifest import SCHEMA_VERSION, Manifest, read_manifest
+from enginery.pipeline.bundle.manifest import SCHEMA_VERSION, Manifest, read_manifest
 
 
 def rewrite(path, **changes):

@@ -4,7 +4,8 @@ import pytest
 
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.bundle import verify_bundle
-from enginery.pipeline.release.provenance import PROVENANCE, read_statement, sign_statement, statement
+from enginery.pipeline.bundle.folder import PROVENANCE
+from enginery.pipeline.release.provenance import read_statement, sign_statement, statement
 from enginery.pipeline.release.sign import sign_bundle
 
 NAMED = "https://ci.example.org/enginery"

@@ -13,8 +13,8 @@ from tiny_recipes import run_build, write_recipe
 
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.bundle import SUMS, verify_bundle, write_sums
+from enginery.pipeline.bundle.manifest import SCHEMA_VERSION
 from enginery.pipeline.files import files_below
-from enginery.pipeline.manifest import SCHEMA_VERSION
 from enginery.pipeline.release.sign import sign_bundle
 from enginery.pipeline.revalidation import revalidate
 

@@ -10,8 +10,8 @@ from google.protobuf import text_format
 
 from enginery.errors import EngineError, IntegrityError, MissingDependencyError, UsageError
 from enginery.pipeline.bundle import Bundle
+from enginery.pipeline.bundle.manifest import DimRecord, Signature
 from enginery.pipeline.cli.main import cli
-from enginery.pipeline.manifest import DimRecord, Signature
 from enginery.pipeline.npz import read_npz
 
 pytest.importorskip("tritonclient", reason="the extra `triton` is not installed")
@@ -118,7 +118,7 @@ def test_bundles_of_several_models_are_refused(pristine, tmp_path):
 
 def plan_bundle(folder, capability, **changes):
     """A bundle that says it is a TensorRT plan; Triton's schema and file names are what is tested, not the plan."""
-    from enginery.pipeline.manifest import EngineRecord
+    from enginery.pipeline.bundle.manifest import EngineRecord
 
     engine = EngineRecord(
         folder="engine", entry="model.onnx", options={"version": "10.13"}, facts={"capability": capability}

@@ -4,8 +4,8 @@ import pytest
 from click.testing import CliRunner
 from reports import make_report
 
+from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.cli.main import cli
-from enginery.pipeline.manifest import GateVerdict, Verdict
 from enginery.pipeline.report import write_report
 from enginery.pipeline.report.compare import compare_reports, render_comparison_html, render_comparison_text
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from reports import make_report
 
-from enginery.pipeline.manifest import GateVerdict, Verdict
+from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.report import PassEffect, Report, read_report, write_report
 from enginery.pipeline.report.compare import compare_reports, render_comparison_html
 from enginery.pipeline.report.html import bytes_text, render_html

@@ -6,7 +6,7 @@ import pytest
 from reports import make_report
 
 from enginery.errors import IntegrityError, UsageError
-from enginery.pipeline.manifest import GateVerdict, Verdict
+from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.report import (
     CaseErrors,
     Errors,

@@ -53,7 +53,7 @@ def test_a_repository_may_have_packages_called_like_our_folders(tmp_path, name):
     assert function(tmp_path)() == 1
     import enginery.pipeline.recipe
 
-    assert enginery.pipeline.recipe.Recipe.__module__ == "enginery.pipeline.recipe"
+    assert enginery.pipeline.recipe.Recipe.__module__ == "enginery.pipeline.recipe.schema"
 
 
 def test_two_projects_with_modules_of_the_same_names(tmp_path):

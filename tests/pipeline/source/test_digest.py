@@ -9,7 +9,7 @@ import pytest
 
 from enginery.errors import SourceError
 from enginery.pipeline.recipe import Source
-from enginery.pipeline.recipe_file import load_recipe
+from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.source import source_digest
 from enginery.pipeline.source.callables import Reference
 from enginery.pipeline.source.digest import code_facts, file_digest
@@ -136,3 +136,17 @@ def test_a_settled_file_is_read_once(tmp_path):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(SourceError, match="No such file"):
         file_digest(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("folder", "followed"), [("lib/site-packages", False), ("dist-packages", False), ("src", True)]
+)
+def test_an_installed_package_of_any_environment_is_known_by_version(tmp_path, monkeypatch, folder, followed):
+    beside = tmp_path / folder / "beside.py"
+    beside.parent.mkdir(parents=True)
+    beside.write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(str(beside.parent))
+    project = tmp_path / "project"
+    project.mkdir()
+    projects.write(project, model="import beside\ndef build(): ...\n")
+    assert ("beside.py" in code_facts(Reference.parse("model.py:build", project))["code"]) is followed

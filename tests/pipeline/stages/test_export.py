@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from enginery.engines.base import DimRange, TensorSpec
 from enginery.engines.onnxruntime import open_model
 from enginery.errors import StageError
-from enginery.pipeline.originals import module_session
-from enginery.pipeline.reference import ShapesReference
+from enginery.pipeline.comparison.reference import ShapesReference
+from enginery.pipeline.source.opened import module_session
 from enginery.pipeline.stages.export import FILE, OPSET, check_export, export_module
 from enginery.pipeline.stages.reference import reference_shapes
 

@@ -1,6 +1,6 @@
 """The recipe: a YAML file that says all there is to say about one model.
 
-`pipeline.recipe` is the schema; `pipeline.recipe_file` reads and explains the file.
+`recipe.schema` is the schema; `recipe.file` reads and explains the file.
 Every model is frozen and rejects unknown keys.
 """
 

@@ -19,13 +19,13 @@ from typing import Any
 from enginery.engines import trust
 from enginery.engines.base import Artifact, BuildSpec
 from enginery.errors import IntegrityError, UsageError
+from enginery.pipeline.bundle.manifest import FILE_NAME, FileRecord, Manifest, read_manifest
+from enginery.pipeline.bundle.signature import SIGNATURE, verify_signature
 from enginery.pipeline.files import files_below, sha256_file, write_durably
-from enginery.pipeline.manifest import FILE_NAME, FileRecord, Manifest, read_manifest
-from enginery.pipeline.release.provenance import PROVENANCE
-from enginery.pipeline.release.signature import SIGNATURE, verify_signature
 
 SUMS = "SHA256SUMS"
 REFUSED_REPORT = "report.json"
+PROVENANCE = "provenance.intoto.jsonl"
 RELEASE_FILES = frozenset({SIGNATURE, PROVENANCE})
 """What `enginery sign` adds. The manifest cannot list it, since it describes and signs the manifest."""
 

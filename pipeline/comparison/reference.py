@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from enginery.engines.base import Arrays, Feeds, TensorSpec
+from enginery.pipeline.comparison.shapes import Case
 from enginery.pipeline.files import pretty_json
 from enginery.pipeline.npz import digest_arrays, read_npz, write_npz
-from enginery.pipeline.shapes import Case
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginery.engines.base import TensorSpec
-from enginery.pipeline import comparison
-from enginery.pipeline.comparison import Comparer, Comparison, OutputFigures, check_declared, compare
+from enginery.pipeline.comparison import Comparer, Comparison, OutputFigures, check_declared, compare, outputs
 
 Y = TensorSpec("y", "float32", ("batch", 5))
 TOKENS = TensorSpec("y", "float32", ("batch", "seq", 5))
@@ -29,7 +28,7 @@ def test_equal_answers_hold_and_every_figure_says_so() -> None:
     assert found.smallest_tolerance == 0.0
     (figures,) = found.outputs
     assert (figures.samples, figures.max_abs, figures.cosine_min, figures.top1) == (7, 0.0, pytest.approx(1.0), 1.0)
-    assert figures.snr == comparison.SNR_HIGH
+    assert figures.snr == outputs.SNR_HIGH
 
 
 def test_the_smallest_tolerance_is_the_one_that_would_have_passed() -> None:
@@ -161,7 +160,7 @@ def test_batches_add_up_to_the_whole(rows: int, step: int, seed: int) -> None:
 def test_rows_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = _floats(64, 5), _floats(64, 5, seed=1)
     whole = _one(left, right).outputs[0]
-    monkeypatch.setattr(comparison, "CHUNK_ELEMENTS", 15)
+    monkeypatch.setattr(outputs, "CHUNK_ELEMENTS", 15)
     pieces = _one(left, right).outputs[0]
     assert pieces.samples == whole.samples
     assert pieces.cosine_mean == pytest.approx(whole.cosine_mean)

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from enginery.errors import UsageError
 from enginery.pipeline.cli.main import cli
 from enginery.pipeline.events import Events, StageName
-from enginery.pipeline.keys import Key
 from enginery.pipeline.store import Store
-from enginery.pipeline.upkeep import DAY, collect, entries, verify
+from enginery.pipeline.store.keys import Key
+from enginery.pipeline.store.upkeep import DAY, collect, entries, verify
 
 STAGE = StageName("export")
 

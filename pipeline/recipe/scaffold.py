@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from enginery.errors import InvalidModelError, UsageError
 from enginery.pipeline.files import write_durably
-from enginery.pipeline.recipe_file import parse_recipe
+from enginery.pipeline.recipe.file import parse_recipe
 
 RANGES: Final = {"batch": (1, 8, 32), **dict.fromkeys(("seq", "sequence", "sequence_length"), (1, 128, 256))}
 """The ranges that are guessed for dimensions of these names."""

@@ -17,8 +17,8 @@ from tiny_recipes import Recorder
 from enginery.errors import IntegrityError, StageError
 from enginery.pipeline.events import Events, StageName
 from enginery.pipeline.files import files_below
-from enginery.pipeline.keys import Key
 from enginery.pipeline.store import Result, Store, describe_change
+from enginery.pipeline.store.keys import Key
 
 STAGE = StageName("export", "here")
 KEY = Key("export", {"config.opset": "20", "input.source": "a", "code.enginery.x": "1", "tool.torch": "2.13.0"})

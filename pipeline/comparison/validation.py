@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from enginery.engines.base import Arrays, Feeds, Session, TensorSpec
 from enginery.errors import DataError, EngineError, InputError
-from enginery.pipeline.comparison import Comparer, check_declared, compare
-from enginery.pipeline.figures import CaseFigures, Measured, MetricFigures
-from enginery.pipeline.reference import Batch, Batches, EvaluationReference, ShapesReference, digest_batch
-from enginery.pipeline.shapes import sizes_of
+from enginery.pipeline.comparison.figures import CaseFigures, Measured, MetricFigures
+from enginery.pipeline.comparison.outputs import Comparer, check_declared, compare
+from enginery.pipeline.comparison.reference import Batch, Batches, EvaluationReference, ShapesReference, digest_batch
+from enginery.pipeline.comparison.shapes import sizes_of
 
 Labels = npt.NDArray[Any] | None
 

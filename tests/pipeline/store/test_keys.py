@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enginery.pipeline import keys
-from enginery.pipeline.keys import code_digests, make_key, tool_version
+from enginery.pipeline.store import keys
+from enginery.pipeline.store.keys import code_digests, make_key, tool_version
 
 PARTS: dict[str, Any] = {
     "config": {"opset": 20, "dims": {"batch": [1, 2, 4]}},
@@ -68,7 +68,9 @@ def test_a_configuration_is_flattened_without_loss_of_determinism(config: dict[s
 
 def test_code_is_followed_through_imports_but_not_into_what_is_unrelated() -> None:
     found = code_digests(("enginery.pipeline.stages.export",))
-    assert {"enginery.pipeline.comparison", "enginery.engines.onnxruntime", "enginery.engines.base"} <= set(found)
+    assert {"enginery.pipeline.comparison.outputs", "enginery.engines.onnxruntime", "enginery.engines.base"} <= set(
+        found
+    )
     assert not any(name.startswith(("enginery.passes.quantize", "enginery.pipeline.cli")) for name in found)
     assert "enginery.errors" not in found
 
@@ -84,7 +86,7 @@ def test_a_changed_source_file_changes_the_keys_that_reach_it(tmp_path: Path, mo
 
     def moved(module: str) -> Path | None:
         path = real(module)
-        if module != "enginery.pipeline.comparison" or path is None:
+        if module != "enginery.pipeline.comparison.outputs" or path is None:
             return path
         copy = tmp_path / "comparison.py"
         copy.write_bytes(path.read_bytes() + b"\n# changed\n")
@@ -95,7 +97,7 @@ def test_a_changed_source_file_changes_the_keys_that_reach_it(tmp_path: Path, mo
     monkeypatch.setattr(keys, "_source", moved)
     after = {stage: code_digests((f"enginery.pipeline.stages.{stage}",)) for stage in ("export", "compile")}
     changed = {name for name in before["export"] if before["export"][name] != after["export"].get(name)}
-    assert changed == {"enginery.pipeline.comparison"}
+    assert changed == {"enginery.pipeline.comparison.outputs"}
     assert before["compile"] == after["compile"]
 
 

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from enginery.errors import InvalidModelError, UsageError
 from enginery.pipeline.cli.main import cli
-from enginery.pipeline.recipe_file import load_recipe
-from enginery.pipeline.scaffold import Input, recipe_name, scaffold
+from enginery.pipeline.recipe.file import load_recipe
+from enginery.pipeline.recipe.scaffold import Input, recipe_name, scaffold
 
 NET = """
 import torch

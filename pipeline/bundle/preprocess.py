@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from enginery.engines.base import Arrays, DimRange, TensorSpec
 from enginery.errors import DataError, MissingDependencyError
-from enginery.pipeline.manifest import PreprocessRecord
+from enginery.pipeline.bundle.manifest import PreprocessRecord
 from enginery.pipeline.recipe import Data, ImagePreprocess, Recipe, TextPreprocess
 
 TOKENIZER = "preprocess/tokenizer.json"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 import enginery.models
 from enginery.errors import RecipeError
-from enginery.pipeline.recipe import Recipe
+from enginery.pipeline.recipe.schema import Recipe
 
 if typing.TYPE_CHECKING:
     from pydantic_core import ErrorDetails

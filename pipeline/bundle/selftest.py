@@ -8,8 +8,8 @@ from typing import Final
 
 from enginery.engines.base import Arrays
 from enginery.errors import EngineError
+from enginery.pipeline.bundle.manifest import Manifest
 from enginery.pipeline.comparison import Comparer, Comparison, OutputFigures
-from enginery.pipeline.manifest import Manifest
 from enginery.pipeline.npz import read_npz
 
 FLOAT_TOLERANCE: Final = 1e-4

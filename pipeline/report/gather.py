@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from enginery._version import __version__
+from enginery.pipeline.bundle.manifest import DimRecord, GateVerdict, Signature
 from enginery.pipeline.comparison import OutputFigures
 from enginery.pipeline.gates import Question
 from enginery.pipeline.line import Line
-from enginery.pipeline.manifest import DimRecord, GateVerdict, Signature
-from enginery.pipeline.module_report import module_pass_effects, module_pass_notes
 from enginery.pipeline.recipe import Precision
 from enginery.pipeline.report import (
     Candidate,
@@ -23,6 +22,7 @@ from enginery.pipeline.report import (
     Speedup,
     StageTime,
 )
+from enginery.pipeline.report.modules import module_pass_effects, module_pass_notes
 from enginery.pipeline.store import Result
 
 

@@ -42,8 +42,8 @@ from enginery.pipeline.files import (
     sync_tree,
     write_durably,
 )
-from enginery.pipeline.keys import Key
-from enginery.pipeline.locks import hold, hold_if_free
+from enginery.pipeline.store.keys import Key
+from enginery.pipeline.store.locks import hold, hold_if_free
 
 FORMAT = 1
 """Part of every key: raise it when the layout of results changes."""

@@ -7,7 +7,7 @@ import tiny_recipes
 
 from enginery.errors import RecipeError, UsageError
 from enginery.pipeline.recipe import Mode
-from enginery.pipeline.recipe_file import builtin_recipes, load_recipe, parse_recipe
+from enginery.pipeline.recipe.file import builtin_recipes, load_recipe, parse_recipe
 
 GOOD = """\
 name: net

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from enginery.errors import IntegrityError, UsageError
+from enginery.pipeline.extras import missing
 from enginery.pipeline.files import write_durably
-from enginery.pipeline.release.extras import missing
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from enginery.pipeline.comparison import OutputFigures
+from enginery.pipeline.comparison.outputs import OutputFigures
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.files import files_below, sha256_file
-from enginery.pipeline.keys import Key
-from enginery.pipeline.store import Store, read_entry, read_history
+from enginery.pipeline.store.keys import Key
+from enginery.pipeline.store.results import Store, read_entry, read_history
 
 DAY: Final = 86_400.0
 

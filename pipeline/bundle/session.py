@@ -12,10 +12,10 @@ import numpy as np
 from enginery.engines import Session, get_engine
 from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
 from enginery.errors import EngineError, UsageError
-from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.folder import Bundle, verify_bundle
+from enginery.pipeline.bundle.preprocess import prepare
+from enginery.pipeline.bundle.selftest import check_golden
 from enginery.pipeline.npz import read_npz
-from enginery.pipeline.preprocess import prepare
-from enginery.pipeline.selftest import check_golden
 
 
 class BundleSession(Session):

@@ -11,8 +11,8 @@ from enginery.passes.graph import graph_passes
 from enginery.passes.module import module_passes
 from enginery.passes.quantize.remedies import remedies
 from enginery.passes.spec import parse_pass
-from enginery.pipeline.catalogue import catalogue, default_specs, find_pass
 from enginery.pipeline.cli.main import cli
+from enginery.pipeline.recipe.catalogue import catalogue, default_specs, find_pass
 
 EVERY = catalogue()
 REGISTRIES = {"module": module_passes(), "graph": graph_passes(), "quantize": remedies()}

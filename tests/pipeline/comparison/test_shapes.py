@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from enginery.engines.base import DimRange, TensorSpec
 from enginery.errors import StageError
-from enginery.pipeline.shapes import cases, fit, infer_output_specs, odd_size, random_inputs, sizes_of
+from enginery.pipeline.comparison.shapes import cases, fit, infer_output_specs, odd_size, random_inputs, sizes_of
 
 RANGES = st.tuples(*[st.integers(1, 300)] * 3).map(sorted).map(lambda sizes: DimRange(*sizes))
 

@@ -6,7 +6,7 @@ from typing import cast
 
 from enginery.passes.quantize import NodeOverride, QuantizeOptions
 from enginery.passes.quantize.options import Mode
-from enginery.pipeline.recipe import Precision
+from enginery.pipeline.recipe.schema import Precision
 
 
 def quantize_options(precision: Precision) -> QuantizeOptions:

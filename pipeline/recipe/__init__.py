@@ -1,0 +1,33 @@
+"""Recipes: the file that says all there is to say about one model.
+
+`schema` is what it may say; `file` reads and explains it; `catalogue` finds the built-in ones; `scaffold` writes
+a first one.
+"""
+
+from enginery.pipeline.recipe.schema import (
+    Data,
+    Dim,
+    ImagePreprocess,
+    Metric,
+    Mode,
+    Precision,
+    Recipe,
+    Source,
+    Tensor,
+    TextPreprocess,
+    Weights,
+)
+
+__all__ = [
+    "Data",
+    "Dim",
+    "ImagePreprocess",
+    "Metric",
+    "Mode",
+    "Precision",
+    "Recipe",
+    "Source",
+    "Tensor",
+    "TextPreprocess",
+    "Weights",
+]
