@@ -213,14 +213,14 @@ def _try(contest: _Contest, trial: _Trial) -> _Trial:
 
 
 def _rank(contest: _Contest, trials: Sequence[_Trial]) -> list[_Trial]:
-    """The candidates, best first, each with its latency as a ratio to the slowest one's."""
+    """The candidates, best first, by the paired ratio of their latency: a median of times drifts with the machine."""
     if not trials:
         return []
     timed = _take_turns(contest, trials)
     if contest.recipe.objective == "size":
-        timed.sort(key=lambda trial: (trial.size or 0, trial.median_ms or 0.0))
+        timed.sort(key=lambda trial: (trial.size or 0, trial.ratio or 0.0))
     else:
-        timed.sort(key=lambda trial: trial.median_ms or 0.0)
+        timed.sort(key=lambda trial: trial.ratio or 0.0)
     word = "larger" if contest.recipe.objective == "size" else "slower"
     return [timed[0], *(replace(trial, outcome=word) for trial in timed[1:])]
 

@@ -142,11 +142,12 @@ def test_a_missing_file_is_an_error(tmp_path):
     ("folder", "followed"), [("lib/site-packages", False), ("dist-packages", False), ("src", True)]
 )
 def test_an_installed_package_of_any_environment_is_known_by_version(tmp_path, monkeypatch, folder, followed):
-    beside = tmp_path / folder / "beside.py"
+    name = f"beside_{followed}_{len(folder)}"  # where a package lies is remembered for the process
+    beside = tmp_path / folder / f"{name}.py"
     beside.parent.mkdir(parents=True)
     beside.write_text("VALUE = 1\n")
     monkeypatch.syspath_prepend(str(beside.parent))
     project = tmp_path / "project"
     project.mkdir()
-    projects.write(project, model="import beside\ndef build(): ...\n")
-    assert ("beside.py" in code_facts(Reference.parse("model.py:build", project))["code"]) is followed
+    projects.write(project, model=f"import {name}\ndef build(): ...\n")
+    assert (beside.name in code_facts(Reference.parse("model.py:build", project))["code"]) is followed
