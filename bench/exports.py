@@ -27,11 +27,15 @@ for _schema in (
 
 @dataclass
 class Example:
-    """A module with example inputs by name, and its dynamic dimensions: input -> axis -> name."""
+    """A module with example inputs by name, and its dynamic dimensions: input -> axis -> name.
+
+    `preparation` says what was done to the module so that it can be exported.
+    """
 
     module: torch.nn.Module
     inputs: dict[str, torch.Tensor]
     dims: Mapping[str, Mapping[int, str]]
+    preparation: str = ""
 
 
 class Flat(torch.nn.Module):

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from exports import Example, randomize, text_example
+from zoo_modules import (
+    audio,
+    cached_decoder,
+    encoder_decoder,
+    image,
+    mixture,
+    recurrent,
+    spectrogram,
+    text,
+    timm_image,
+    transformer,
+    two_towers,
+    unet,
+    whisper,
+)
+
+if TYPE_CHECKING:
+    from exports import Example
 
 SMALL = {
     "hidden_size": 32,
@@ -18,121 +34,6 @@ SMALL = {
 }
 DECODER = SMALL | {"max_position_embeddings": 64, "use_cache": False}
 GROUPED = DECODER | {"num_key_value_heads": 2}
-
-
-def _hf(kind: str, *, inputs: tuple[str, ...] = ("input_ids", "attention_mask"), **config: Any) -> Example:
-    """A text model of transformers with its own configuration class."""
-    import transformers
-
-    settings = getattr(transformers, f"{kind}Config")(**config)
-    module = randomize(getattr(transformers, f"{kind}Model")(settings))
-    example = text_example(Last(module))
-    return Example(example.module, {name: example.inputs[name] for name in inputs}, example.dims)
-
-
-class Last(torch.nn.Module):
-    """The last hidden state alone: caches and attentions are no answers."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        result = self.module(**inputs)
-        return result if isinstance(result, torch.Tensor) else result[0]
-
-
-def _encoder_decoder(kind: str, **config: Any) -> Example:
-    import transformers
-
-    settings = getattr(transformers, f"{kind}Config")(**config)
-    module = Last(randomize(getattr(transformers, f"{kind}Model")(settings)))
-    example = text_example(module)
-    inputs = {**example.inputs, "decoder_input_ids": example.inputs["input_ids"][:, :5].clone()}
-    return Example(module, inputs, {**example.dims, "decoder_input_ids": {0: "batch"}})
-
-
-def _hf_image(kind: str, size: int = 32, **config: Any) -> Example:
-    import transformers
-
-    settings = getattr(transformers, f"{kind}Config")(**config)
-    module = Last(randomize(getattr(transformers, f"{kind}Model")(settings)))
-    return Example(module, {"pixel_values": torch.randn(2, 3, size, size)}, {"pixel_values": {0: "batch"}})
-
-
-def _timm(name: str, size: int = 64, **options: Any) -> Example:
-    import timm
-
-    module = randomize(timm.create_model(name, pretrained=False, num_classes=10, **options))
-    return Example(module, {"x": torch.randn(2, 3, size, size)}, {"x": {0: "batch"}})
-
-
-class Recurrent(torch.nn.Module):
-    def __init__(self, kind: str, *, both: bool) -> None:
-        super().__init__()
-        self.cell = getattr(torch.nn, kind)(12, 16, num_layers=2, batch_first=True, bidirectional=both)
-        self.head = torch.nn.Linear(32 if both else 16, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.cell(x)[0])
-
-
-def _recurrent(kind: str, *, both: bool = False) -> Example:
-    return Example(Recurrent(kind, both=both).eval(), {"x": torch.randn(2, 11, 12)}, {"x": {0: "batch"}})
-
-
-class Unet(torch.nn.Module):
-    """Segmentation: a small U-Net with group norm and transposed convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.GroupNorm(4, 16), torch.nn.SiLU())
-        self.middle = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3, 1, 1), torch.nn.BatchNorm2d(16), torch.nn.ReLU())
-        self.up = torch.nn.ConvTranspose2d(16, 8, 2, 2)
-        self.head = torch.nn.Conv2d(11, 4, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = self.down(x)
-        return self.head(torch.cat([self.up(inner + self.middle(inner)), x], 1))
-
-
-def _unet() -> Example:
-    return Example(randomize(Unet()), {"x": torch.randn(2, 3, 32, 32)}, {"x": {0: "batch"}})
-
-
-class Transformer(torch.nn.Module):
-    """torch's own encoder layers."""
-
-    def __init__(self, *, first: bool) -> None:
-        super().__init__()
-        layer = torch.nn.TransformerEncoderLayer(32, 4, 48, batch_first=True, norm_first=first, activation="gelu")
-        self.layers = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layers(x)
-
-
-def _transformer(*, first: bool) -> Example:
-    return Example(randomize(Transformer(first=first)), {"x": torch.randn(2, 11, 32)}, {"x": {0: "batch", 1: "seq"}})
-
-
-def _audio(kind: str, **config: Any) -> Example:
-    import transformers
-
-    settings = getattr(transformers, f"{kind}Config")(**config)
-    module = Last(randomize(getattr(transformers, f"{kind}Model")(settings)))
-    return Example(module, {"input_values": torch.randn(2, 2000)}, {"input_values": {0: "batch"}})
-
-
-def _mixture(kind: str, **config: Any) -> Example:
-    """Mixture-of-experts models export with batched experts: a preparation step, as Enginery's source names it."""
-    example = _hf(kind, **config)
-    for module in example.module.modules():
-        if hasattr(module, "set_experts_implementation"):
-            module.set_experts_implementation("batched_mm")
-            break
-    return example
-
 
 _AUDIO = {
     "hidden_size": 32,
@@ -160,6 +61,27 @@ _SEQ2SEQ = {
 }
 _T5 = {"d_model": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "d_ff": 48, "vocab_size": 100, "use_cache": False}
 _VIT = {key: value for key, value in SMALL.items() if key != "vocab_size"} | {"image_size": 32, "patch_size": 8}
+
+_VISION = {key: value for key, value in SMALL.items() if key != "vocab_size"}
+_GROUPED_CACHE = SMALL | {"num_key_value_heads": 2, "max_position_embeddings": 64}
+_BOXES = ("logits", "pred_boxes")
+_WHISPER = _SEQ2SEQ | {
+    "num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 64, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+_WHISPER.pop("max_position_embeddings")
+
+
+def _detr(kind: str, **config: Any) -> Example:
+    """A detector on a small ResNet of transformers."""
+    import transformers
+
+    stages = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    settings = transformers.RTDetrResNetConfig if kind == "RTDetr" else transformers.ResNetConfig
+    outputs = ["stage2", "stage3", "stage4"] if kind == "RTDetr" else ["stage4"]
+    backbone = settings(**stages, out_features=outputs)
+    return image(kind, 64, "ForObjectDetection", _BOXES, backbone_config=backbone, **config)
+
 
 _TEXT: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", SMALL),
@@ -295,26 +217,26 @@ _TIMM: dict[str, dict[str, Any]] = {
 _TIMM_SIZES = {"swin_tiny_patch4_window7_224": 56, "levit_128s": 224, "efficientformer_l1": 224}
 
 MODELS: dict[str, Callable[[], Example]] = {
-    **{name: functools.partial(_hf, kind, **config) for name, (kind, config) in _TEXT.items()},
+    **{name: functools.partial(text, kind, **config) for name, (kind, config) in _TEXT.items()},
     **{
-        name.split("_224")[0]: functools.partial(_timm, name, _TIMM_SIZES.get(name, 64), **config)
+        name.split("_224")[0]: functools.partial(timm_image, name, _TIMM_SIZES.get(name, 64), **config)
         for name, config in _TIMM.items()
     },
-    "resnet": functools.partial(_timm, "resnet10t"),
-    "mobilenetv3": functools.partial(_timm, "mobilenetv3_small_075"),
-    "bart": functools.partial(_encoder_decoder, "Bart", **_SEQ2SEQ),
-    "marian": functools.partial(_encoder_decoder, "Marian", **_SEQ2SEQ, pad_token_id=0),
-    "t5": functools.partial(_encoder_decoder, "T5", **_T5),
-    "mt5": functools.partial(_encoder_decoder, "MT5", **_T5),
-    "vit-hf": functools.partial(_hf_image, "ViT", **_VIT),
-    "dinov2": functools.partial(_hf_image, "Dinov2", **{k: v for k, v in _VIT.items() if k != "intermediate_size"}),
-    "clip-vision": functools.partial(_hf_image, "CLIPVision", **_VIT),
-    "siglip-vision": functools.partial(_hf_image, "SiglipVision", **_VIT),
-    "wav2vec2": functools.partial(_audio, "Wav2Vec2", **_AUDIO),
-    "hubert": functools.partial(_audio, "Hubert", **_AUDIO),
-    "mixtral": functools.partial(_mixture, "Mixtral", **GROUPED, num_local_experts=4, num_experts_per_tok=2),
+    "resnet": functools.partial(timm_image, "resnet10t"),
+    "mobilenetv3": functools.partial(timm_image, "mobilenetv3_small_075"),
+    "bart": functools.partial(encoder_decoder, "Bart", **_SEQ2SEQ),
+    "marian": functools.partial(encoder_decoder, "Marian", **_SEQ2SEQ, pad_token_id=0),
+    "t5": functools.partial(encoder_decoder, "T5", **_T5),
+    "mt5": functools.partial(encoder_decoder, "MT5", **_T5),
+    "vit-hf": functools.partial(image, "ViT", **_VIT),
+    "dinov2": functools.partial(image, "Dinov2", **{k: v for k, v in _VIT.items() if k != "intermediate_size"}),
+    "clip-vision": functools.partial(image, "CLIPVision", **_VIT),
+    "siglip-vision": functools.partial(image, "SiglipVision", **_VIT),
+    "wav2vec2": functools.partial(audio, "Wav2Vec2", **_AUDIO),
+    "hubert": functools.partial(audio, "Hubert", **_AUDIO),
+    "mixtral": functools.partial(mixture, "Mixtral", **GROUPED, num_local_experts=4, num_experts_per_tok=2),
     "qwen2-moe": functools.partial(
-        _mixture,
+        mixture,
         "Qwen2Moe",
         **GROUPED,
         num_experts=4,
@@ -322,10 +244,92 @@ MODELS: dict[str, Callable[[], Example]] = {
         moe_intermediate_size=16,
         shared_expert_intermediate_size=16,
     ),
-    "lstm": functools.partial(_recurrent, "LSTM"),
-    "gru": functools.partial(_recurrent, "GRU"),
-    "bi-lstm": functools.partial(_recurrent, "LSTM", both=True),
-    "unet": _unet,
-    "torch-transformer": functools.partial(_transformer, first=False),
-    "torch-transformer-pre": functools.partial(_transformer, first=True),
+    "lstm": functools.partial(recurrent, "LSTM"),
+    "gru": functools.partial(recurrent, "GRU"),
+    "bi-lstm": functools.partial(recurrent, "LSTM", both=True),
+    "unet": unet,
+    "llama-cached": functools.partial(cached_decoder, "Llama", heads=2, size=8, **_GROUPED_CACHE),
+    "qwen3-cached": functools.partial(cached_decoder, "Qwen3", heads=2, size=8, head_dim=8, **_GROUPED_CACHE),
+    "gpt2-cached": functools.partial(
+        cached_decoder, "GPT2", heads=4, size=8, n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=64
+    ),
+    "gpt-neox-cached": functools.partial(
+        cached_decoder, "GPTNeoX", heads=4, size=8, **SMALL, max_position_embeddings=64
+    ),
+    "whisper": functools.partial(whisper, **_WHISPER),
+    "ast": functools.partial(spectrogram, "AST", **_VISION, patch_size=8, max_length=64, num_mel_bins=32),
+    "clip": functools.partial(
+        two_towers,
+        "CLIP",
+        SMALL | {"max_position_embeddings": 64, "projection_dim": 16, "eos_token_id": 2},
+        _VIT | {"projection_dim": 16},
+        projection_dim=16,
+    ),
+    "yolos": functools.partial(
+        image,
+        "Yolos",
+        64,
+        "ForObjectDetection",
+        _BOXES,
+        **_VISION,
+        patch_size=16,
+        image_size=[64, 64],
+        num_detection_tokens=5,
+    ),
+    "detr": functools.partial(
+        _detr,
+        "Detr",
+        d_model=32,
+        num_queries=6,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+    ),
+    "rt-detr": functools.partial(
+        _detr,
+        "RTDetr",
+        d_model=32,
+        encoder_hidden_dim=32,
+        encoder_in_channels=[16, 24, 32],
+        feat_strides=[8, 16, 32],
+        encoder_ffn_dim=48,
+        encoder_attention_heads=4,
+        decoder_in_channels=[32, 32, 32],
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=48,
+        num_queries=10,
+        num_labels=7,
+    ),
+    "segformer": functools.partial(
+        image,
+        "Segformer",
+        64,
+        "ForSemanticSegmentation",
+        ("logits",),
+        hidden_sizes=[16, 16, 32, 32],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 2, 2, 4],
+        decoder_hidden_size=32,
+        num_labels=7,
+    ),
+    "dpt": functools.partial(
+        image,
+        "DPT",
+        64,
+        "ForDepthEstimation",
+        ("predicted_depth",),
+        **_VISION | {"num_hidden_layers": 4},
+        patch_size=16,
+        image_size=64,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[16, 16, 32, 32],
+        fusion_hidden_size=16,
+        is_hybrid=False,
+    ),
+    "torch-transformer": functools.partial(transformer, first=False),
+    "torch-transformer-pre": functools.partial(transformer, first=True),
 }

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from enginery.errors import EngineError, InputError
 
-Arrays = dict[str, npt.NDArray[Any]]
-Feeds = Mapping[str, npt.NDArray[Any]]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
+Feeds: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,8 @@ def check_feeds(feeds: Feeds, inputs: tuple[TensorSpec, ...], dims: Mapping[str,
         InputError: a name is missing or unknown, a dtype or rank differs, a fixed dimension differs, a named dimension
             has two sizes, or a size lies outside its declared range.
     """
+    import numpy as np
+
     names = {spec.name for spec in inputs}
     if names != set(feeds):
         raise InputError(f"Inputs given: {sorted(feeds)}; expected: {sorted(names)}.")

@@ -8,6 +8,7 @@ that it writes at build time.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -308,8 +309,20 @@ def _run(session: onnxruntime.InferenceSession, names: list[str], feeds: Feeds) 
         values: Sequence[Any] = session.run(names, dict(feeds))
     except runtime_errors() as error:
         shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
-        raise EngineError(f"onnxruntime failed on the inputs {shapes}: {error}") from error
+        raise EngineError(f"onnxruntime failed on the inputs {shapes}: {_said(error)}") from error
     return dict(zip(names, values, strict=True))
+
+
+_FAILURE: Final = re.compile(r"running (\w+) node\. Name:'([^']*)' Status Message: (?:/\S+:\d+ .*?\) )?(.*)", re.DOTALL)
+
+
+def _said(error: Exception) -> str:
+    """The node that failed and the reason, where onnxruntime names them among its own files and signatures."""
+    found = _FAILURE.search(str(error))
+    if found is None:
+        return str(error).strip()
+    operator, name, reason = found.groups()
+    return f"{operator} node {name!r}: {' '.join(reason.split())}"
 
 
 def _description(ort: Any, provider: str, options: SessionOptions) -> dict[str, Any]:

@@ -7,12 +7,7 @@ full TensorRT needs one for building too, since it times its kernels on the devi
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -25,8 +20,9 @@ from enginery.engines.kernels import kernel_facts
 from enginery.engines.model_check import check_model
 from enginery.engines.model_copy import copy_model
 from enginery.engines.tensorrt_layers import read_layers
-from enginery.engines.tensorrt_log import BuildLog, Problem
+from enginery.engines.tensorrt_log import BuildLog
 from enginery.engines.tensorrt_options import BuildOptions, refuse_unsupported
+from enginery.engines.tensorrt_process import build_plan
 from enginery.engines.tensorrt_worker import Request
 from enginery.errors import EngineError
 
@@ -35,7 +31,6 @@ LOG: Final = "build.log"
 WEIGHTS: Final = "weights/model.onnx"
 """The ONNX file that a stripped plan gets its weights from."""
 
-WORKER: Final = (sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker")
 MAX_PROBLEMS: Final = 10
 """An error names this many problems and counts the rest; all stand in the build log."""
 
@@ -76,7 +71,7 @@ class _TensorRT(Engine):
         log = BuildLog()
         path = folder / ENTRY
         try:
-            path.write_bytes(self._serialize(model, spec, options, log, version))
+            self._serialize(model, path, spec, options, log, version)
         finally:
             log.write(folder / LOG)
         if options.strip_plan:
@@ -127,7 +122,9 @@ class _TensorRT(Engine):
             session.refit(artifact.folder / WEIGHTS)
         return session
 
-    def _serialize(self, model: Path, spec: BuildSpec, options: BuildOptions, log: BuildLog, version: str) -> bytes:
+    def _serialize(
+        self, model: Path, path: Path, spec: BuildSpec, options: BuildOptions, log: BuildLog, version: str
+    ) -> None:
         request = Request(
             target=self.target,
             module=self.module,
@@ -138,27 +135,15 @@ class _TensorRT(Engine):
             options={**options.to_json(), "timing_cache": options.timing_cache},
         )
         refused = f"{model.name}: {self.target} {version}"
-        result = subprocess.run(
-            WORKER,
-            input=json.dumps(dataclasses.asdict(request)).encode(),
-            capture_output=True,
-            cwd=model.parent,
-            check=False,
-        )
-        head, _, serialized = result.stdout.partition(b"\n")
-        said = result.stderr.decode(errors="replace").strip()
-        if result.returncode != 0:
-            raise EngineError(f"{refused}: the builder {_ending(result.returncode)}. It said: {said or 'nothing'}")
-        answer = json.loads(head)
-        log.rows.extend((level, message) for level, message in answer["log"])
-        log.rows.extend(("STDERR", line) for line in said.splitlines())
-        if answer["error"] is not None:
-            problems = [f"\n  - {Problem(*problem)}" for problem in answer["problems"]]
+        try:
+            answer = build_plan(request, model.parent, path)
+        except EngineError as error:
+            raise EngineError(f"{refused}: {error}") from error
+        log.rows.extend(answer.log)
+        if answer.error is not None:
+            problems = [f"\n  - {problem}" for problem in answer.problems]
             more = [f"\n  - and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-            raise EngineError(f"{refused}: {answer['error']}{''.join(problems[:MAX_PROBLEMS] + more)}")
-        if len(serialized) != answer["size"]:
-            raise EngineError(f"{refused}: the builder's answer was cut short; is the disk or the memory full?")
-        return serialized
+            raise EngineError(f"{refused}: {answer.error}{''.join(problems[:MAX_PROBLEMS] + more)}")
 
 
 class TensorRT(_TensorRT):
@@ -191,10 +176,6 @@ def _profile(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, DimRange]) -> 
         for tensor in inputs
         if any(isinstance(dim, str) for dim in tensor.shape)
     }
-
-
-def _ending(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

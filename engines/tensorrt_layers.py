@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enginery.engines.kernels import Kernel, Kind
+from enginery.engines.tensorrt_log import LAYERS
 
 _LINE: Final = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: (?P<rest>.*)$")
 _TYPE: Final = re.compile(r"Datatype: (\w+)")
@@ -26,7 +27,7 @@ def read_layers(messages: Sequence[str]) -> tuple[Kernel, ...]:
     return tuple(
         kernel
         for message in messages
-        if message.startswith("Layers:\n")
+        if message.startswith(LAYERS)
         for line in message.splitlines()[1:]
         if (kernel := _kernel(line)) is not None
     )

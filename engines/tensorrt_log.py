@@ -24,6 +24,9 @@ REMEDIES: Final = (
 )
 """Pattern of a message, and what to do. Every pattern was seen in a real message (the tests provoke them)."""
 
+LAYERS: Final = "Layers:\n"
+"""How the builder's listing of an engine's layers begins."""
+
 _DURATIONS: Final = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)? ?(ms|s|seconds)\b")
 _MACHINE: Final = ("Input filename:", "[MemUsage")
 _SOURCE: Final = re.compile(r" In \w+ at \S+:\d+|^\w+::\w+: |\(?Error Code \d+: ")
@@ -42,7 +45,10 @@ class Problem:
 
 
 class BuildLog:
-    """What TensorRT says during one build, by severity. `logger(trt)` gives the object that TensorRT calls."""
+    """What TensorRT says during one build, by severity. `logger(trt)` gives the object that TensorRT calls.
+
+    Of the thousands of verbose messages the listings of layers are kept.
+    """
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str]] = []
@@ -50,13 +56,17 @@ class BuildLog:
     def logger(self, trt: Any) -> Any:
         """An ILogger of the given module that writes here."""
         rows = self.rows
+        names = {int(severity): name for name, severity in trt.ILogger.Severity.__members__.items()}
+        verbose = int(trt.ILogger.Severity.VERBOSE)
 
         class Recorder(trt.ILogger):
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
             def log(self, severity: Any, msg: str) -> None:
-                rows.append((severity.name, msg))
+                level = int(severity)
+                if level < verbose or msg.startswith(LAYERS):
+                    rows.append((names[level], msg))
 
         return Recorder()
 

@@ -5,14 +5,14 @@ with a history about one plan in ten differs in a few bytes; a fresh process wit
 same bytes each time. A crash of the native builder becomes an error instead of taking the caller along. And what the
 native code prints on its own goes into the build log instead of the terminal.
 
-Input (stdin): a JSON object, the fields of `Request`; the current folder is the model's. Output (stdout): one line of
-JSON, {"log": [[severity, message]…], "problems": [[node, reason, remedy]…], "error": text or null,
-"size": bytes}, then the plan.
+Argument: the number of an open file descriptor, to which the plan is written. Input (stdin): a JSON object, the fields
+of `Request`; the current folder is the model's. Output (stdout): a JSON object, {"log": [[severity, message]…],
+"problems": [[node, reason, remedy]…], "error": text or null, "size": bytes}. Nothing here imports numpy: starting is
+part of every build.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import sys
@@ -20,15 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from enginery.engines.tensorrt_log import BuildLog, Problem, parser_problems
 from enginery.engines.tensorrt_options import BuildOptions, apply_options
 from enginery.errors import EngineError
-
-_ADDR_NO_RANDOMIZE: Final = 0x0040000
-_QUERY: Final = 0xFFFFFFFF
-_RESTARTED: Final = "ENGINERY_WORKER_RESTARTED"
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,9 @@ class Request:
 
 @dataclass
 class Outcome:
-    plan: bytes = b""
+    """The plan is a buffer of TensorRT's own memory."""
+
+    plan: Any = b""
     error: str | None = None
     problems: Sequence[Problem] = ()
 
@@ -83,42 +81,28 @@ def build(request: Request, log: BuildLog) -> Outcome:
         return Outcome(error="the builder refuses the model", problems=log.problems())
     if cache is not None:
         _write_cache(cache, config)
-    return Outcome(bytes(serialized))
+    return Outcome(serialized)
 
 
 def main() -> int:
-    _fix_addresses()
     request = Request.read(sys.stdin.read())
-    # Native code prints to file descriptor 1 as it likes; the result goes out through a private copy of it.
+    # Native code prints to file descriptor 1 as it likes; the answer goes out through a private copy of it.
     output = os.dup(1)
     os.dup2(2, 1)
     log = BuildLog()
     outcome = build(request, log)
-    header = {
+    with memoryview(outcome.plan) as plan, open(int(sys.argv[1]), "wb") as file:  # noqa: PTH123 (a descriptor)
+        size = plan.nbytes
+        file.write(plan)
+    answer = {
         "log": log.rows,
         "problems": [[problem.node, problem.reason, problem.remedy] for problem in outcome.problems],
         "error": outcome.error,
-        "size": len(outcome.plan),
+        "size": size,
     }
-    with os.fdopen(output, "wb") as stream:
-        stream.write(json.dumps(header).encode() + b"\n")
-        stream.write(outcome.plan)
+    with os.fdopen(output, "w") as stream:
+        json.dump(answer, stream)
     return 0
-
-
-def _fix_addresses() -> None:
-    """Switch address randomization off and start again, where the system allows it (Docker's default does not)."""
-    if _RESTARTED in os.environ:
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    current = libc.personality(_QUERY)
-    if current < 0 or libc.personality(current | _ADDR_NO_RANDOMIZE) < 0:
-        return
-    os.execve(  # noqa: S606 (the same program again, with fixed arguments)
-        sys.executable,
-        [sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker"],
-        {**os.environ, _RESTARTED: "1"},
-    )
 
 
 def _strongly_typed(trt: Any) -> int:

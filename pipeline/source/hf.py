@@ -60,7 +60,7 @@ def load(source: Source, folder: Path, inputs: Sequence[str]) -> Original:
         path = weights_file(source.weights, folder)
         check_pinned(source.weights, path)
         load_state(model, read_weights(path), path.name)
-    preparation += _prepare(model)
+    preparation += prepare(model)
     wrapped = wrap(model, tuple(inputs) or (model.main_input_name,), outputs)
     provenance: dict[str, Any] = {
         "hf": Path(source.hf or "").name if _local(source, folder) else source.hf,
@@ -151,8 +151,8 @@ def _pretrained(
         ) from error
 
 
-def _prepare(model: Any) -> tuple[str, ...]:
-    """Choose, among a model's equivalent implementations, those that export."""
+def prepare(model: Any) -> tuple[str, ...]:
+    """Choose, among a model's equivalent implementations, those that export; say by name what was chosen."""
     steps: list[str] = []
     config = getattr(model.config, "text_config", model.config)
     experts = any(hasattr(config, name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))

@@ -218,7 +218,7 @@ def test_the_log_of_a_failed_build_is_kept(tmp_path):
 
 def test_a_crash_of_the_builder_is_an_error(tmp_path, monkeypatch):
     crash = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
-    monkeypatch.setattr("enginery.engines.tensorrt.WORKER", (sys.executable, "-c", crash))
+    monkeypatch.setattr("enginery.engines.tensorrt_process.WORKER", (sys.executable, "-c", crash))
     with pytest.raises(EngineError, match="the builder was killed by SIGSEGV"):
         build(models.linear(), tmp_path)
 
