@@ -86,7 +86,7 @@ def examine(name: str, results: Path) -> Row:
     from enginery.errors import EngineryError
     from enginery.passes.graph import default_passes
     from enginery.passes.sequence import run_graph_passes
-    from enginery.pipeline.reference import ShapesReference
+    from enginery.pipeline.comparison.reference import ShapesReference
 
     folder = results / "exports" / name
     reference = ShapesReference.open(folder)
@@ -124,7 +124,7 @@ def account(records: Any, output: Path) -> Row:
 
 def largest_error(reference: Any, run: Any, feeds: Any) -> float:
     """The largest error of any output at any shape, relative to that output's scale there."""
-    from enginery.pipeline.comparison import compare
+    from enginery.pipeline.comparison.outputs import compare
 
     worst = 0.0
     for case, feed in zip(reference.cases, feeds, strict=True):
@@ -139,7 +139,7 @@ def timed(name: str, results: Path) -> Row:
     from enginery.engines.onnxruntime import open_model
     from enginery.passes.graph import default_passes
     from enginery.passes.sequence import run_graph_passes
-    from enginery.pipeline.reference import ShapesReference
+    from enginery.pipeline.comparison.reference import ShapesReference
 
     folder = results / "exports" / name
     reference = ShapesReference.open(folder)

@@ -53,8 +53,8 @@ def examine(name: str, results: Path) -> Row:
 def exported(example: Any, folder: Path) -> Row:
     from enginery.engines.onnxruntime import open_model
     from enginery.errors import EngineryError
-    from enginery.pipeline.originals import discover_outputs, module_session
-    from enginery.pipeline.reference import ShapesReference
+    from enginery.pipeline.comparison.reference import ShapesReference
+    from enginery.pipeline.source.opened import discover_outputs, module_session
     from enginery.pipeline.stages.export import check_export, export_module
     from enginery.pipeline.stages.reference import reference_shapes
 

@@ -10,6 +10,7 @@ from zoo_modules import (
     audio,
     cached_decoder,
     encoder_decoder,
+    fixed_text,
     image,
     mixture,
     recurrent,
@@ -94,7 +95,6 @@ _TEXT: dict[str, tuple[str, dict[str, Any]]] = {
     "deberta-v2": ("DebertaV2", SMALL | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
     "modernbert": ("ModernBert", SMALL | {"pad_token_id": 0, "local_attention": 8}),
     "roformer": ("RoFormer", SMALL | {"max_position_embeddings": 64}),
-    "nystromformer": ("Nystromformer", SMALL | {"segment_means_seq_len": 64, "num_landmarks": 8}),
     "fnet": ("FNet", {k: v for k, v in SMALL.items() if k != "num_attention_heads"}),
     "squeezebert": ("SqueezeBert", SMALL | {"embedding_size": 32}),
     "layoutlm": ("LayoutLM", SMALL),
@@ -224,6 +224,9 @@ MODELS: dict[str, Callable[[], Example]] = {
     },
     "resnet": functools.partial(timm_image, "resnet10t"),
     "mobilenetv3": functools.partial(timm_image, "mobilenetv3_small_075"),
+    "nystromformer": functools.partial(
+        fixed_text, "Nystromformer", 64, **SMALL, segment_means_seq_len=64, num_landmarks=8
+    ),
     "bart": functools.partial(encoder_decoder, "Bart", **_SEQ2SEQ),
     "marian": functools.partial(encoder_decoder, "Marian", **_SEQ2SEQ, pad_token_id=0),
     "t5": functools.partial(encoder_decoder, "T5", **_T5),

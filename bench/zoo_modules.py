@@ -37,6 +37,12 @@ def text(kind: str, *, inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     return Example(example.module, {name: example.inputs[name] for name in inputs}, example.dims)
 
 
+def fixed_text(kind: str, length: int, **config: Any) -> Example:
+    """A text model of one length."""
+    example = text_example(Last(hf(kind, **config)), length=length)
+    return Example(example.module, example.inputs, {name: {0: "batch"} for name in example.inputs})
+
+
 def mixture(kind: str, **config: Any) -> Example:
     """Mixture-of-experts models, prepared as Enginery's source prepares them."""
     from enginery.pipeline.source.hf import prepare

@@ -69,7 +69,7 @@ def examine(name: str, results: Path) -> Row:
     from enginery.errors import EngineryError
     from enginery.passes.graph import default_passes
     from enginery.passes.sequence import run_graph_passes
-    from enginery.pipeline.reference import ShapesReference
+    from enginery.pipeline.comparison.reference import ShapesReference
 
     logging.disable(logging.CRITICAL)
     source = results / "exports" / name

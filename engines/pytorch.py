@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from enginery.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
+
+FAILURES: Final = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssertionError)
+"""What a model's own code raises on inputs that it cannot take."""
 
 
 class PyTorchSession(Session):
@@ -38,7 +41,7 @@ class PyTorchSession(Session):
         try:
             with torch.inference_mode():
                 result = self.module(**tensors)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssertionError) as error:
+        except FAILURES as error:
             shapes = {name: list(array.shape) for name, array in feeds.items()}
             raise EngineError(f"The original failed on inputs of shape {shapes}: {error}") from error
         return {name: tensor.detach().cpu().numpy() for name, tensor in self._named(result).items()}

@@ -9,7 +9,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,7 +62,7 @@ def build_plan(request: Request, folder: Path, plan: Path) -> Answer:
 
 
 @contextlib.contextmanager
-def _fixed_addresses() -> Iterator[None]:
+def _fixed_addresses() -> Generator[None]:
     """Let this thread's next child process run without address randomization, where the system allows it.
 
     Docker's default profile does not; then plans of several dynamic dimensions may differ in a few bytes.

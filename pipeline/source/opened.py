@@ -97,14 +97,23 @@ def discover_outputs(module: torch.nn.Module, feeds: Feeds) -> tuple[str, ...]:
     """The names of a module's outputs: keys of a mapping, else `output`, or `output_0`, `output_1`, ….
 
     Raises:
-        SourceError: the module returns something that is neither a tensor nor tensors.
+        SourceError: the module fails, or returns something that is neither a tensor nor tensors.
     """
     import numpy as np
     import torch
 
+    from enginery.engines.pytorch import FAILURES
+
     tensors = {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in feeds.items()}
-    with torch.inference_mode():
-        result = module.eval()(**tensors)
+    try:
+        with torch.inference_mode():
+            result = module.eval()(**tensors)
+    except FAILURES as error:
+        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        raise SourceError(
+            f"The original fails on inputs of shape {shapes}: {error} Correct `inputs` and `dims` in the recipe: a "
+            "size that is baked into the model must be fixed there."
+        ) from error
     if isinstance(result, torch.Tensor):
         return ("output",)
     if isinstance(result, Mapping):
