@@ -27,7 +27,7 @@ def explain_nodes(graph: gs.Graph, plan: Plan, tensors: Mapping[str, TensorStati
     `macs` counts multiply-accumulates per sample, from the number of values that calibration saw; None where unknown.
     `coverage` is the integer nodes' share of all known ones.
     """
-    integer = {names_of(node)[0] for node, _ in plan.compute}
+    integer = set(plan.integer())
     why = {refusal.node: refusal.reason for refusal in plan.refusals}
     nodes: list[dict[str, Any]] = []
     for node in graph.nodes:

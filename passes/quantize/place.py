@@ -96,9 +96,14 @@ def _activation_grids(plan: Plan, policy: Policy, observer: Observer, tensors: T
         shared = min(low for low, _ in known), max(high for _, high in known)
         ranges |= {name: shared for name in group if name in ranges}
     return {
-        name: activation_grid(low, high, policy.activation, symmetric=plan.symmetric[name])
+        name: activation_grid(low, high, _dtype(policy, plan, name, low), symmetric=plan.symmetric[name])
         for name, (low, high) in ranges.items()
     }
+
+
+def _dtype(policy: Policy, plan: Plan, name: str, low: float) -> str:
+    """A symmetric grid is signed unless nothing is negative."""
+    return "int8" if plan.symmetric[name] and low < 0 else policy.activation
 
 
 def _merged(groups: list[set[str]]) -> list[set[str]]:

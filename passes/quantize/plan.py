@@ -12,6 +12,7 @@ from enginery.passes.base import Refusal
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.options import NodeChoice, QuantizeOptions, choose
 from enginery.passes.quantize.policy import OpRule, Policy
+from enginery.passes.quantize.products import product_inputs, why_no_product
 from enginery.passes.quantize.weights import groups, has_constant_weight, input_axis, values, weight_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Plan:
     """What gets Q/DQ pairs. Tensors and nodes are in graph order.
 
     Attributes:
-        compute: The nodes that become integer, with what applies to each.
+        compute: The nodes with weights that become integer, with what applies to each.
+        products: The products of two computed tensors that become integer.
         inputs: (node, index): inputs that get a pair seen by that node only.
         outputs: Tensors that get a pair seen by all their users, by name.
         symmetric: By tensor name, whether its zero point is 0.
@@ -34,11 +36,16 @@ class Plan:
     """
 
     compute: list[tuple[gs.Node, NodeChoice]] = field(default_factory=list["tuple[gs.Node, NodeChoice]"])
+    products: list[gs.Node] = field(default_factory=list["gs.Node"])
     inputs: list[tuple[gs.Node, int]] = field(default_factory=list["tuple[gs.Node, int]"])
     outputs: dict[str, gs.Tensor] = field(default_factory=dict[str, "gs.Tensor"])
     symmetric: dict[str, bool] = field(default_factory=dict[str, bool])
     shared: list[set[str]] = field(default_factory=list[set[str]])
     refusals: list[Refusal] = field(default_factory=list[Refusal])
+
+    def integer(self) -> list[str]:
+        """The names of all nodes that become integer."""
+        return [names_of(node)[0] for node in (*(node for node, _ in self.compute), *self.products)]
 
 
 def make_plan(graph: gs.Graph, policy: Policy, options: QuantizeOptions, tensors: Tensors) -> Plan:
@@ -48,9 +55,13 @@ def make_plan(graph: gs.Graph, policy: Policy, options: QuantizeOptions, tensors
         choice = choose(policy, node.op, options.for_node(*names_of(node)))
         if node.op not in policy.compute and not choice.quantize:
             continue
-        reason = _why_not(node, choice, policy, tensors)
+        reason = _why_not(graph, node, choice, policy, tensors)
         if reason is not None:
             plan.refusals.append(Refusal(names_of(node)[0], reason))
+            continue
+        if not has_constant_weight(node):
+            plan.products.append(node)
+            plan.inputs += product_inputs(graph, node)
             continue
         rule = policy.compute[node.op]
         plan.compute.append((node, choice))
@@ -58,6 +69,8 @@ def make_plan(graph: gs.Graph, policy: Policy, options: QuantizeOptions, tensors
         plan.symmetric[node.inputs[rule.data].name] = choice.symmetric
         if choice.output:
             _add_output(plan, node, choice.symmetric, policy, tensors)
+    for user, index in (place for node in plan.products for place in product_inputs(graph, node)):
+        plan.symmetric[user.inputs[index].name] = True
     _extend_regions(graph, plan, policy, options, tensors)
     if policy.residual:
         _add_residuals(graph, plan, policy, tensors)
@@ -81,7 +94,7 @@ def absorbed_output(node: gs.Node, policy: Policy) -> gs.Tensor:
     return tensor
 
 
-def _why_not(node: gs.Node, choice: NodeChoice, policy: Policy, tensors: Tensors) -> str | None:
+def _why_not(graph: gs.Graph, node: gs.Node, choice: NodeChoice, policy: Policy, tensors: Tensors) -> str | None:
     """Why a node stays in float, or None when it can be quantized."""
     rule = policy.compute.get(node.op)
     if rule is None:
@@ -89,6 +102,8 @@ def _why_not(node: gs.Node, choice: NodeChoice, policy: Policy, tensors: Tensors
     if not choice.quantize:
         return "left in float by the recipe"
     if not has_constant_weight(node):
+        if node.op == "MatMul" and policy.products:
+            return why_no_product(graph, node, tensors)
         return "its weight is computed, not constant"
     return _why_not_weight(node, policy) or _why_not_data(node, rule, tensors)
 

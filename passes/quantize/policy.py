@@ -2,7 +2,8 @@
 
 No single placement serves two runtimes. ONNX Runtime's CPU kernels want uint8 activations with a zero point and Q/DQ
 around every tensor between convolutions, and none behind a transformer's matrix products. TensorRT wants symmetric
-int8, on the inputs of what it computes only.
+int8, on the inputs of what it computes only. OpenVINO takes a zero point in front of weights, none in products of two
+computed tensors, and wants one pair for all readers of a tensor: a residual Add then reads the integers too.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Policy:
         concat: Whether the tensors around a Concat share one scale.
         least_channels: Convolutions with fewer input channels stay in float.
         grouped: Whether grouped and depthwise convolutions are quantized.
+        products: Whether a MatMul of two computed tensors is quantized, on symmetric grids.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Policy:
     concat: bool = False
     least_channels: int = 1
     grouped: bool = True
+    products: bool = False
 
 
 _MOVES = frozenset({"MaxPool", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
@@ -93,6 +96,15 @@ POLICIES: Mapping[str, Policy] = {
             dedicated=True,
             residual=True,
             concat=True,
+        ),
+        Policy(
+            name="openvino",
+            activation="uint8",
+            symmetric=False,
+            per_channel=True,
+            compute={"Conv": OpRule(), "Gemm": OpRule(), "MatMul": OpRule(bias=None)},
+            residual=True,
+            products=True,
         ),
     )
 }

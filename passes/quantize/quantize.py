@@ -16,7 +16,6 @@ from enginery.passes.quantize.dynamic import quantize_dynamically
 from enginery.passes.quantize.explain import explain_nodes, snr_along_depth
 from enginery.passes.quantize.fold import fold
 from enginery.passes.quantize.options import QuantizeOptions
-from enginery.passes.quantize.plan import names_of
 from enginery.passes.quantize.policy import Policy
 from enginery.passes.quantize.remedies import treat
 from enginery.passes.quantize.weight_only import quantize_weights
@@ -77,11 +76,11 @@ def quantize_model(
             details["depth"] = snr_along_depth(context.float_model, output, context)
     plan = treated.plan
     details |= {
-        "integer": [names_of(node)[0] for node, _ in plan.compute],
+        "integer": plan.integer(),
         "pairs": treated.pairs,
         "remedies": [step.to_json() for step in treated.steps],
     }
-    return PassResult(len(plan.compute), tuple(plan.refusals), details)
+    return PassResult(len(plan.integer()), tuple(plan.refusals), details)
 
 
 def _without_statistics(model: Path, output: Path, policy: Policy, options: QuantizeOptions) -> PassResult:

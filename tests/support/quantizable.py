@@ -138,3 +138,19 @@ def snr(reference: np.ndarray, other: np.ndarray) -> float:
     """Median over the rows of the signal-to-noise ratio in dB."""
     noise = np.square(reference - other).sum(axis=1)
     return float(np.median(10 * np.log10(np.square(reference).sum(axis=1) / np.maximum(noise, 1e-30))))
+
+
+def attention_block(path: Path, seed: int = 0) -> Path:
+    """Self-attention with two heads over [batch, seq, 32], in standard operators, with its output projection."""
+    b = ModelBuilder({"x": ("batch", "seq", 32)}, seed)
+    split = b.weight("split", np.array([0, 0, 2, 16]))
+    heads: dict[str, str] = {}
+    for name in ("query", "key", "value"):
+        parts = b.op("Reshape", [b.linear("x", name, 32, 32), split], f"{name}.heads")
+        heads[name] = b.op("Transpose", [parts], f"{name}.moved", perm=[0, 2, 3, 1] if name == "key" else [0, 2, 1, 3])
+    scaled = b.op("Mul", [heads["query"], b.weight("scale", np.float32(0.25))], "query.scaled")
+    weights = b.op("Softmax", [b.op("MatMul", [scaled, heads["key"]], "scores")], "weights", axis=-1)
+    mixed = b.op("Transpose", [b.op("MatMul", [weights, heads["value"]], "mixed")], "mixed.moved", perm=[0, 2, 1, 3])
+    joined = b.op("Reshape", [mixed, b.weight("join", np.array([0, 0, 32]))], "joined")
+    b.linear(joined, "out", 32, 32)
+    return b.save(path, "out")
