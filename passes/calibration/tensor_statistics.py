@@ -82,7 +82,7 @@ class TensorStatistics:
         )
 
     def scaled(self, factors: Vector) -> TensorStatistics:
-        """The statistics after every channel was multiplied by its positive factor, float [C].
+        """The statistics after every channel was multiplied by its factor >= 0, float [C].
 
         Ranges and sums stay exact. The histogram and the energy cannot be known from per-channel figures: they are
         left out, and an observer that needs them says so.

@@ -32,6 +32,7 @@ class CorrectBias:
 
     name: ClassVar[str] = "correct-bias"
     when: ClassVar[Literal["before", "after"]] = "after"
+    worth: ClassVar[float] = 0.1
 
     rows: int = 2048
 

@@ -32,6 +32,7 @@ class QuantizeContext:
     """The surroundings of a quantization.
 
     Attributes:
+        options: What the recipe says. A remedy that keeps nodes in float says so here.
         tensors: Statistics by tensor name. A remedy that rescales a tensor puts its new statistics here.
         workdir: A folder for models that are run on the way.
         float_model: The float graph that Q/DQ pairs were put into; set before remedies of kind `after` run. Nodes have
@@ -105,11 +106,13 @@ class Remedy(Protocol):
     """A pass that makes a quantized graph more accurate. Implementations are frozen dataclasses.
 
     `when` is `before` for those that edit the float graph (and its statistics), `after` for those that edit the graph
-    with Q/DQ pairs, whose weights are still float.
+    with Q/DQ pairs, whose weights are still float. `worth` is the gain in dB of output SNR that a remedy has to bring
+    where nobody asked for it: more for those that cost time when the model runs.
     """
 
     name: ClassVar[str]
     when: ClassVar[Literal["before", "after"]]
+    worth: ClassVar[float]
 
     def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
         """Edit `graph` in place."""

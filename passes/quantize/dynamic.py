@@ -46,7 +46,7 @@ def quantize_dynamically(graph: gs.Graph, policy: Policy, options: QuantizeOptio
 
 def _why_not(node: gs.Node, *, quantize: bool) -> str | None:
     if not quantize:
-        return "left in float by the recipe"
+        return "kept in float: an option names it"
     if not has_constant_weight(node):
         return "its weight is computed, not constant"
     if len(weight_of(node).shape) != 2:

@@ -38,6 +38,7 @@ class Equalize:
 
     name: ClassVar[str] = "equalize"
     when: ClassVar[Literal["before", "after"]] = "before"
+    worth: ClassVar[float] = 0.1
 
     least_gain: float = 0.2
     rows: int = 512

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from enginery.passes.base import Feeds
 from enginery.passes.calibration.sweep import Calibrated
+from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.weights import groups, output_axis, values, weight_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def channels_of(node: gs.Node) -> npt.NDArray[np.int64]:
         return np.arange(rows)[None]
     kernel = int(np.prod(weight_of(node).shape[2:]))
     return np.arange(count * rows).reshape(count, rows) // kernel
+
+
+def linear_users(nodes: Iterable[gs.Node], tensors: Mapping[str, TensorStatistics]) -> dict[str, list[gs.Node]]:
+    """The linear layers among `nodes` by the name of the tensor that they read, where its channels are known."""
+    users: dict[str, list[gs.Node]] = {}
+    for node in nodes:
+        if node.op in ("MatMul", "Gemm") and tensors[node.inputs[0].name].channel_low.size:
+            users.setdefault(node.inputs[0].name, []).append(node)
+    return users
 
 
 def is_plain(node: gs.Node) -> bool:

@@ -55,3 +55,13 @@ def replace_weight(pair: gs.Node, array: npt.NDArray[Any]) -> None:
     import onnx_graphsurgeon as gs
 
     pair.inputs[0] = gs.Constant(f"{pair.outputs[0].name}/rounded", np.ascontiguousarray(array))
+
+
+def replace_scale(node: gs.Node, scale: npt.NDArray[Any]) -> None:
+    """Give both ends of the Q/DQ pair behind the node's weight another scale."""
+    import onnx_graphsurgeon as gs
+
+    pair = weight_pair(node)
+    constant = gs.Constant(f"{pair.outputs[0].name}/clipped_scale", np.asarray(scale))
+    for end in (pair, node.inputs[1].inputs[0]):
+        end.inputs[1] = constant

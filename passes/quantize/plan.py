@@ -100,7 +100,7 @@ def _why_not(graph: gs.Graph, node: gs.Node, choice: NodeChoice, policy: Policy,
     if rule is None:
         return f"policy {policy.name!r} has no integer form of {node.op}; it has {', '.join(policy.compute)}"
     if not choice.quantize:
-        return "left in float by the recipe"
+        return "kept in float: an option names it"
     if not has_constant_weight(node):
         if node.op == "MatMul" and policy.products:
             return why_no_product(graph, node, tensors)

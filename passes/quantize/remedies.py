@@ -9,28 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 from enginery.passes.base import PassResult
 from enginery.passes.quantize.bias import CorrectBias
+from enginery.passes.quantize.clip import ClipWeights
 from enginery.passes.quantize.context import QuantizeContext, Remedy
+from enginery.passes.quantize.ends import FloatEnds
 from enginery.passes.quantize.equalize import Equalize
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import Plan, make_plan
 from enginery.passes.quantize.rounding import RoundWeights
 from enginery.passes.quantize.smooth import Smooth
+from enginery.passes.quantize.split import SplitOutliers
 from enginery.passes.spec import format_pass, parse_pass
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-LEAST_GAIN = 0.1
-"""dB of output SNR below which a remedy that was not asked for is not worth its place."""
+_ALL: Sequence[type[Remedy]] = (SplitOutliers, Smooth, Equalize, FloatEnds, ClipWeights, RoundWeights, CorrectBias)
 
 
 def remedies() -> Mapping[str, type[Remedy]]:
     """Every remedy by name."""
-    return {remedy.name: remedy for remedy in (Smooth, Equalize, RoundWeights, CorrectBias)}
+    return {remedy.name: remedy for remedy in _ALL}
 
 
-DEFAULT = ("smooth", "equalize", "round-weights", "correct-bias")
+DEFAULT = tuple(remedy.name for remedy in _ALL)
 """What `default` tries, in this order."""
 
 
@@ -70,7 +72,7 @@ def treat(model: Path, context: QuantizeContext) -> Treated:
     """Place Q/DQ pairs and apply remedies: those that the options name, or those that measurement favours.
 
     Named remedies are applied in their order without question. With `default` each is kept if it raises the median
-    output SNR on held-out batches by `LEAST_GAIN`; without calibration data none is tried.
+    output SNR on held-out batches by what it is `worth`; without calibration data none is tried.
     """
     if context.options.passes == "default":
         return _choose(model, context) if context.batches is not None else _apply(model, context, ())
@@ -138,7 +140,7 @@ class _Trials:
         from enginery.passes.graph.ir import load_graph
 
         context, before = self._context, remedy.when == "before"
-        tensors, float_model = dict(context.tensors), context.float_model
+        tensors, options, float_model = dict(context.tensors), context.options, context.float_model
         assert float_model is not None
         graph = load_graph(float_model if before else self._placed)
         result = remedy.apply(graph, context)
@@ -149,13 +151,13 @@ class _Trials:
         edited = context.write(graph, remedy.name)
         placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
         after = self._reference.measure(placed, context)
-        kept = after >= self._score + LEAST_GAIN
+        kept = after >= self._score + remedy.worth
         self._steps.append(Step(name, kept=kept, before=self._score, after=after, result=result))
         if kept:
             self._placed, self._plan, self._pairs, self._score = placed, plan, pairs, after
             context.float_model = edited if before else float_model
         else:
-            context.tensors = tensors
+            context.tensors, context.options = tensors, options
 
     def result(self) -> Treated:
         from enginery.passes.graph.ir import load_graph

@@ -49,6 +49,7 @@ class RoundWeights:
 
     name: ClassVar[str] = "round-weights"
     when: ClassVar[Literal["before", "after"]] = "after"
+    worth: ClassVar[float] = 0.1
 
     sweeps: int = 3
     ridge: float = 0.02

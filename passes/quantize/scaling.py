@@ -9,7 +9,7 @@ before can take the division.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class Scaled:
     """A tensor, the nodes that multiply it with weights, and samples of the rows that each of them multiplies.
 
     `cap` is the upper bound of the activation function that makes the tensor. `headroom` widens what was seen.
+    `outside` are channels of linear layers that a float product multiplies beside the integer one.
     """
 
     statistics: TensorStatistics
@@ -53,6 +54,13 @@ class Scaled:
     rows: Sequence[Floats]
     cap: float | None = None
     headroom: float = 1.0
+    outside: tuple[int, ...] = ()
+
+    def without(self, channels: Sequence[int]) -> Scaled:
+        """The same with these channels taken out of the integer product; the range no longer knows them."""
+        kept = np.ones(len(self.statistics.channel_low))
+        kept[list(channels)] = 0.0
+        return replace(self, statistics=self.statistics.scaled(kept), outside=tuple(channels))
 
     def reach(self) -> Floats:
         """The largest magnitude to expect by channel, float64 [C].
@@ -70,8 +78,17 @@ class Scaled:
 
     @cached_property
     def matrices(self) -> Sequence[Floats]:
-        """The users' weights, read once: they may lie on disk."""
-        return [matrix_of(user) for user in self.users]
+        """The users' weights, read once: they may lie on disk. Rows of channels outside are zero."""
+        return [_zeroed(matrix_of(user), self.outside) for user in self.users]
+
+    @cached_property
+    def beside(self) -> Sequence[Floats | float]:
+        """What the float product adds to each user's integer one."""
+        if not self.outside:
+            return [0.0] * len(self.users)
+        chosen = list(self.outside)
+        pairs = zip(self.rows, self.users, strict=True)
+        return [_product(rows[:, :, chosen], matrix_of(user)[:, chosen]) for rows, user in pairs]
 
     @cached_property
     def weight_absmax(self) -> Floats:
@@ -84,13 +101,18 @@ class Scaled:
     @cached_property
     def expected_outputs(self) -> Sequence[Floats]:
         """What the users compute from the rows in float, [N, G, M] each."""
-        return [_product(rows, matrix) for rows, matrix in zip(self.rows, self.matrices, strict=True)]
+        parts = zip(self.rows, self.matrices, self.beside, strict=True)
+        return [_product(rows, matrix) + beside for rows, matrix, beside in parts]
+
+
+def plain_snr(scaled: Scaled, context: QuantizeContext) -> float:
+    """The median SNR of the users' outputs in dB with no scaling at all."""
+    return _trial(scaled, np.ones(len(scaled.statistics.channel_low)), context)
 
 
 def search(scaled: Scaled, context: QuantizeContext, alphas: Sequence[float] = ALPHAS) -> Scaling:
     """Try every alpha on the sampled rows and return the best by the users' median output SNR."""
-    none = np.ones(len(scaled.statistics.channel_low))
-    before = _trial(scaled, none, context)
+    before = plain_snr(scaled, context)
 
     def attempt(alpha: float) -> Scaling:
         scales = scales_for(scaled, alpha)
@@ -111,7 +133,7 @@ def scales_for(scaled: Scaled, alpha: float) -> Floats:
     others may grow up to it.
     """
     activation = scaled.reach()
-    live = activation > 1e-6 * max(float(activation.max()), 1e-30)
+    live = (activation > 1e-6 * max(float(activation.max()), 1e-30)) & (scaled.weight_absmax > 0)
     weight = np.maximum(scaled.weight_absmax, 1e-8)
     raw = np.where(live, np.maximum(activation, 1e-30), 1.0) ** alpha / weight ** (1 - alpha)
     scales = np.where(live, raw / raw[live].max() if live.any() else 1.0, 1.0)
@@ -132,8 +154,17 @@ def _trial(scaled: Scaled, scales: Floats, context: QuantizeContext) -> float:
         factors = scales[channels_of(user)].astype(np.float32)
         data = grid.round_trip(scaled.rows[index] / factors[:, None, :]).astype(np.float32)
         weight = _round_weight(scaled.matrices[index] * factors[:, :, None], per_channel=policy.per_channel)
-        ratios.append(sample_snr(scaled.expected_outputs[index], _product(data, weight.astype(np.float32))))
+        found = _product(data, weight.astype(np.float32)) + scaled.beside[index]
+        ratios.append(sample_snr(scaled.expected_outputs[index], found))
     return float(np.median(np.concatenate(ratios)))
+
+
+def _zeroed(matrix: Floats, channels: Sequence[int]) -> Floats:
+    if not channels:
+        return matrix
+    kept = matrix.copy()
+    kept[:, list(channels)] = 0.0
+    return kept
 
 
 def _product(rows: Floats, matrix: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from enginery.errors import UsageError
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.context import QuantizeContext
-from enginery.passes.quantize.layers import sample_rows
+from enginery.passes.quantize.layers import linear_users, sample_rows
 from enginery.passes.quantize.plan import make_plan
 from enginery.passes.quantize.scaling import ALPHAS, Scaled, Scaling, search
 from enginery.passes.quantize.weights import input_axis, replace_constant, values, weight_of
@@ -40,6 +40,7 @@ class Smooth:
 
     name: ClassVar[str] = "smooth"
     when: ClassVar[Literal["before", "after"]] = "before"
+    worth: ClassVar[float] = 0.1
 
     alpha: str = "auto"
     least_gain: float = 0.5
@@ -52,7 +53,8 @@ class Smooth:
 
     def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
         """Edit the float graph in place."""
-        users = _users_by_tensor(graph, context)
+        plan = make_plan(graph, context.policy, context.options, context.tensors)
+        users = linear_users((node for node, _ in plan.compute), context.tensors)
         if not users:
             return PassResult(refusals=(Refusal("graph", "no linear layer is quantized"),))
         nodes = [node for group in users.values() for node in group]
@@ -72,15 +74,6 @@ class Smooth:
             into = _smooth_tensor(graph, group, best.scales, context, scaled.expected())
             details[name] = _describe(best) | {"into": into}
         return PassResult(len(details), tuple(refusals), {"tensors": details})
-
-
-def _users_by_tensor(graph: gs.Graph, context: QuantizeContext) -> Mapping[str, Sequence[gs.Node]]:
-    plan = make_plan(graph, context.policy, context.options, context.tensors)
-    users: dict[str, list[gs.Node]] = {}
-    for node, _ in plan.compute:
-        if node.op in ("MatMul", "Gemm") and context.tensors[node.inputs[0].name].channel_low.size:
-            users.setdefault(node.inputs[0].name, []).append(node)
-    return users
 
 
 def _smooth_tensor(

@@ -88,7 +88,7 @@ def quantize_blocks(columns: Floats, bits: int, size: int, *, symmetric: bool) -
 
 def _why_not(node: gs.Node, options: QuantizeOptions) -> str | None:
     if options.for_node(*names_of(node)).quantize is False:
-        return "left in float by the recipe"
+        return "kept in float: an option names it"
     if not has_constant_weight(node):
         return "its weight is computed, not constant"
     if len(weight_of(node).shape) != 2:

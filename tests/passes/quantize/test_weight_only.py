@@ -81,7 +81,7 @@ def test_nodes_left_in_float_and_computed_weights_are_refused_by_name(tmp_path: 
     overrides = (NodeOverride(nodes="node_kept.*", quantize=False),)
     _, result = quantize(b.save(tmp_path / "m.onnx", "scores"), "tensorrt", mode="int8-weight", overrides=overrides)
     assert [str(refusal) for refusal in result.refusals] == [
-        "node_kept.product: left in float by the recipe",
+        "node_kept.product: kept in float: an option names it",
         "node_scores: its weight is computed, not constant",
     ]
 
