@@ -11,6 +11,7 @@ from enginery.passes.graph.base import ScopedPass
 from enginery.passes.graph.conformance.axes import PerChannelActivation, WrongWeightAxis
 from enginery.passes.graph.conformance.base import Rule
 from enginery.passes.graph.conformance.constants import BareQuantizedConstant, IntegerBias, QuantizedOperand
+from enginery.passes.graph.conformance.contrib import ContribOperator
 from enginery.passes.graph.conformance.data_types import (
     DoublePrecision,
     MixedFloats,
@@ -34,6 +35,7 @@ def tensorrt_rules(ranges: Mapping[str, object] | None = None) -> tuple[Rule, ..
     `ranges` names the dimensions that profiles cover; None leaves that open.
     """
     return (
+        ContribOperator(),
         IntegerOperator(),
         DynamicOperator(),
         IntegerBias(),

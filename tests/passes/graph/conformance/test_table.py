@@ -21,9 +21,13 @@ W8 = np.clip(np.round(W * 30), -127, 127).astype(I8)
 K8 = np.clip(np.round(RNG.standard_normal((8, 4, 3, 3)) * 30), -127, 127).astype(I8)
 STEP = F(1 / 30)
 
+VECTOR = RNG.standard_normal(16).astype(F)
+QKV = RNG.standard_normal((16, 48)).astype(F) / 4
+
 MATRIX = "g (float[n, 16] x) => (float[n, 8] y)"
 SAME = "g (float[n, 16] x) => (float[n, 16] y)"
 IMAGE = "g (float[n, 4, 8, 8] x) => (float[n, 8, 8, 8] y)"
+TEXT = "g (float[n, s, 16] x) => (float[n, s, 16] y)"
 HALF = "g (float16[n, 16] x) => (float16[n, 8] y)"
 PRODUCT = "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) v = DequantizeLinear(w, t, u) y = MatMul(d, v) }"
 CONV = (
@@ -142,8 +146,51 @@ ROWS = [
     row("dynamic-quantization", MATRIX, "{ y = com.microsoft.DynamicQuantizeMatMul(x, w, c, z, b) }",
         "DynamicQuantizeMatMul", fixed="near",
         arrays={"c": np.full(8, STEP), "z": np.zeros(8, I8), "b": np.ones(8, F)}),
-    row("unsupported-operator", MATRIX, "{ m = MatMul(x, f) y = com.microsoft.QuickGelu(m) }",
-        "com.microsoft.QuickGelu", arrays={"f": W}, fixed="no"),
+    row("contrib-operator", SAME, "{ y = com.microsoft.QuickGelu <alpha = 1.5> (x) }", "QuickGelu"),
+    row("contrib-operator", SAME, "{ y = com.microsoft.FastGelu(x, f) }", "FastGelu", arrays={"f": VECTOR}),
+    row("contrib-operator", SAME, "{ y = com.microsoft.BiasGelu(x, f) }", "BiasGelu", arrays={"f": VECTOR}),
+    row("contrib-operator", TEXT, "{ y = com.microsoft.SkipLayerNormalization <epsilon = 0.001> (x, x, f, b, c) }",
+        "SkipLayerNormalization", arrays={"f": VECTOR, "b": VECTOR, "c": VECTOR}),
+    row("contrib-operator", TEXT, "{ y = com.microsoft.SkipLayerNormalization(x, x, f) }",
+        "SkipLayerNormalization before opset 17", arrays={"f": VECTOR}, opset=13),
+    row("contrib-operator", "g (float[n, s, 16] x) => (float[n, s, 16] y, float[n, s, 16] t)",
+        "{ y, , , t = com.microsoft.SkipLayerNormalization(x, x, f) }", "its sum", arrays={"f": VECTOR}),
+    row("contrib-operator", "g (float[n, s, 16] x) => (float[n, s, 16] y, float[n, s, 1] t)",
+        "{ y, t = com.microsoft.SkipLayerNormalization(x, x, f) }", "its mean", arrays={"f": VECTOR}, fixed="no"),
+    row("contrib-operator", "g (int32[n, s] i) => (float[n, s, 8] y)", "{ y, m = com.microsoft.EmbedLayerNormalization"
+        "(i, i, w, p, t, f, f) }", "EmbedLayerNormalization",
+        arrays={"w": W, "p": W, "t": W[:2], "f": VECTOR[:8]}),
+    row("contrib-operator", "g (int32[n, s] i) => (float[n, s, 8] y)", "{ y, m = com.microsoft.EmbedLayerNormalization"
+        "(i, , w, p, , f, f, , i) }", "EmbedLayerNormalization with positions",
+        arrays={"w": W, "p": W, "f": VECTOR[:8]}),
+    row("contrib-operator", MATRIX, "{ y = com.microsoft.FusedMatMul <transB = 1, alpha = 0.5> (x, f) }", "FusedMatMul",
+        arrays={"f": W.T.copy()}),
+    row("contrib-operator", "g (float[n, s, 16] x) => (float[n, s, s] y)",
+        "{ y = com.microsoft.FusedMatMul <transB = 1> (x, x) }", "FusedMatMul of two activations"),
+    row("contrib-operator", "g (float[n, s, 16] x) => (float[n, s, s] y)",
+        "{ y = com.microsoft.FusedMatMul <transBatchB = 1> (x, x) }", "FusedMatMul over the batch", fixed="no"),
+    row("contrib-operator", MATRIX, '{ y = com.microsoft.FusedGemm <activation = "LeakyRelu", activation_alpha = 0.2>'
+        "(x, w, f) }", "FusedGemm", arrays={"w": W, "f": VECTOR[:8]}),
+    row("contrib-operator", IMAGE, '{ y = com.microsoft.FusedConv <activation = "Relu", pads = [1, 1, 1, 1]>'
+        "(x, k, f) }", "FusedConv", arrays={"k": K8.astype(F), "f": VECTOR[:8]}),
+    row("contrib-operator", "g (float[n, 4, 8, 8] x, float[n, 8, 8, 8] a) => (float[n, 8, 8, 8] y)",
+        '{ y = com.microsoft.FusedConv <activation = "Clip", activation_params = [0.0, 6.0], pads = [1, 1, 1, 1]>'
+        "(x, k, f, a) }", "FusedConv with a sum", arrays={"k": K8.astype(F), "f": VECTOR[:8]}),
+    row("contrib-operator", TEXT, "{ y = com.microsoft.Attention <num_heads = 4> (x, w, b) }", "Attention",
+        arrays={"w": QKV, "b": QKV[0]}),
+    row("contrib-operator", "g (float[n, s, 16] x, int32[n, s] m) => (float[n, s, 16] y)",
+        "{ y = com.microsoft.Attention <num_heads = 4> (x, w, b, m) }", "Attention with a mask",
+        arrays={"w": QKV, "b": QKV[0]}),
+    row("contrib-operator", TEXT, "{ y = com.microsoft.Attention <num_heads = 4, unidirectional = 1> (x, w, b) }",
+        "causal Attention", arrays={"w": QKV, "b": QKV[0]}, fixed="no"),
+    row("contrib-operator", TEXT, "{ y = com.microsoft.MultiHeadAttention <num_heads = 4> (x, x, x, b) }",
+        "MultiHeadAttention with bias", arrays={"b": QKV[0]}),
+    row("contrib-operator", "g (float[n, s, 16] x, int32[n, s] m, float[1, 4, s, s] a) => (float[n, s, 16] y)",
+        "{ y = com.microsoft.MultiHeadAttention <num_heads = 4, mask_filter_value = -50.0> (x, x, x, , m, a) }",
+        "MultiHeadAttention with masks"),  # -10000 added to scores would leave three digits of a fully masked row
+    row("contrib-operator", "g (float[n, s, 16] x, float[n, 4, s, 4] k) => (float[n, s, 16] y)",
+        "{ y = com.microsoft.MultiHeadAttention <num_heads = 4> (x, k, k) }", "MultiHeadAttention of split heads",
+        fixed="no"),
     row("unsupported-operator", "g (float[n, 4, 4] x) => (float[n] y)", "{ y = Det(x) }", "Det", fixed="no"),
     row("unsupported-form", "g (float[n, 4, 8, 8] x) => (float[n, 4, 4, 4] y, int64[n, 4, 4, 4] i)",
         "{ y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x) }", "MaxPool with indices", fixed="no"),
