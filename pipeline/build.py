@@ -13,7 +13,7 @@ from enginery.pipeline.comparison.figures import Measured, SpeedFigures
 from enginery.pipeline.deliver import Delivery, refuse, ship
 from enginery.pipeline.events import Events
 from enginery.pipeline.gates import Question, check_allowed, judge, refusals
-from enginery.pipeline.line import BENCHMARK_SECONDS, FLOAT_MODES, Line
+from enginery.pipeline.line import BENCHMARK_SECONDS, Line
 from enginery.pipeline.recipe import Mode, Precision, Recipe
 from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.store import Store
@@ -158,6 +158,6 @@ def measure_candidate(line: Line, target: str, precision: Precision, *, timed: b
         target=target,
         measured=measured,
         real_data=line.evaluation is not None,
-        random_calibration=line.random_data and line.calibration is None and precision.mode not in FLOAT_MODES,
+        random_calibration=line.calibrated_on_noise(precision),
         deferred=deferred,
     )

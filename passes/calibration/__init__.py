@@ -1,6 +1,7 @@
 """Calibration: one streaming run over real data, kept as statistics that every target's policy reads."""
 
 from enginery.passes.calibration.batches import Batches, random_batches
+from enginery.passes.calibration.bind import Bound, bind
 from enginery.passes.calibration.collect import collect
 from enginery.passes.calibration.digest import graph_digest
 from enginery.passes.calibration.observers import Observer, make_observer
@@ -10,9 +11,11 @@ from enginery.passes.calibration.tensorrt_cache import export_cache, import_cach
 
 __all__ = [
     "Batches",
+    "Bound",
     "Observer",
     "Statistics",
     "TensorStatistics",
+    "bind",
     "collect",
     "export_cache",
     "graph_digest",

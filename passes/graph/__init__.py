@@ -95,11 +95,17 @@ def graph_passes() -> dict[str, type[GraphPass]]:
     return found
 
 
+def canonical_passes() -> tuple[GraphPass, ...]:
+    """What every target's default passes begin with: clean, and recognize into canonical forms."""
+    registry = graph_passes()
+    return tuple(parse_pass(text, registry) for text in (*CLEANING, *_RECOGNIZE))
+
+
 def default_passes(target: str) -> tuple[GraphPass, ...]:
     """The passes for a target, in order: clean, recognize into canonical forms, lower, tidy up.
 
     A target that is not known gets standard operators only.
     """
     registry = graph_passes()
-    specs = (*CLEANING, *_RECOGNIZE, *_LOWER.get(target, _PORTABLE), *_TIDY)
-    return tuple(parse_pass(text, registry) for text in specs)
+    lower = (parse_pass(text, registry) for text in (*_LOWER.get(target, _PORTABLE), *_TIDY))
+    return (*canonical_passes(), *lower)

@@ -1,5 +1,6 @@
 """Quantization: Q/DQ graphs from statistics, by one policy per target."""
 
+from enginery.passes.quantize.needs import needed_tensors
 from enginery.passes.quantize.options import NodeOverride, QuantizeOptions
 from enginery.passes.quantize.policy import POLICIES, OpRule, Policy, get_policy
 from enginery.passes.quantize.quantize import quantize_model
@@ -20,6 +21,7 @@ __all__ = [
     "Sensitivity",
     "get_policy",
     "measure_sensitivity",
+    "needed_tensors",
     "quantize_model",
     "search_mixed_precision",
 ]

@@ -24,4 +24,4 @@ def command(target: str | None, random_data: bool, memory: int | None, **options
     on the model and the budget, never on the number of samples.
     """
     budget = {} if memory is None else {"memory_budget": memory * MIB}
-    run_stage(lambda line: line.calibrate(chosen_target(line, target)), random_data=random_data, **budget, **options)
+    run_stage(lambda line: line.calibrate(), random_data=random_data, **budget, **options)

@@ -69,6 +69,10 @@ class DataAccess(Wiring):
             "real inputs; `--random-data` is for smoke tests, and its engines pass no gate."
         )
 
+    @property
+    def has_calibration_data(self) -> bool:
+        return self.calibration is not None or self.random_data
+
     def score(self) -> Callable[[], Score] | None:
         """Begins a measurement of the recipe's task metric, where there is one."""
         metric = self.recipe.metric

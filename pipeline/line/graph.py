@@ -16,6 +16,7 @@ from enginery.pipeline.recipe import Mode, Precision
 from enginery.pipeline.store import Result
 
 if TYPE_CHECKING:
+    from enginery.engines.base import Feeds
     from enginery.passes.base import GraphPass
     from enginery.passes.sequence import Prove
 
@@ -75,28 +76,37 @@ class GraphStages(OriginalStages):
 
     def optimize(self, target: str, prove: Prove | None = None) -> Result:
         """The graph after the target's passes; `prove` None chooses by the size of the weights."""
+        return self._optimized(StageName("optimize", target), self.graph_passes(target), prove)
+
+    @cached_property
+    def canonical(self) -> Result:
+        """The graph that is calibrated: what all targets' passes begin with, before any lowering."""
+        from enginery.passes.graph import canonical_passes
+
+        if self.recipe.graph_passes != "default":
+            return self.optimize(self.recipe.targets[0])
+        return self._optimized(StageName("optimize", "canonical"), canonical_passes(), None)
+
+    def _optimized(self, stage: StageName, passes: tuple[GraphPass, ...], prove: Prove | None) -> Result:
         from enginery.passes.spec import format_pass
 
-        passes = self.graph_passes(target)
         exported, reference = self.export, self.shapes_result
 
         def run(folder: Path) -> None:
             from enginery.pipeline.stages.optimize import optimize
 
             exported.verify()
-            shapes = self.shapes
-            cases = {shapes.case(name).name: shapes.case(name) for name in PROVED_AT}
             optimize(
                 folder,
                 model=exported.path(MODEL),
                 passes=passes,
                 open_model=self.open_model,
-                feeds=[shapes.inputs_of(case) for case in cases.values()],
+                feeds=self.proving_feeds(),
                 prove=prove,
             )
 
         return self.obtain(
-            StageName("optimize", target),
+            stage,
             run,
             config={"passes": [format_pass(each) for each in passes], **({"prove": prove} if prove else {})},
             inputs={"model": exported.digest_of("model"), "reference": reference.digest},
@@ -104,28 +114,34 @@ class GraphStages(OriginalStages):
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],
         )
 
-    def calibrate(self, target: str) -> Result:
-        """The statistics. They depend on the optimized graph, not on the target: equal graphs share them."""
-        optimized = self.optimize(target)
+    def proving_feeds(self) -> list[Feeds]:
+        """Inputs at the shapes at which passes are proved."""
+        cases = {self.shapes.case(name).name: self.shapes.case(name) for name in PROVED_AT}
+        return [self.shapes.inputs_of(case) for case in cases.values()]
+
+    def calibrate(self) -> Result:
+        """The statistics of the canonical graph, measured once for all targets."""
+        if self.given_statistics is not None:
+            return self._given(self.given_statistics)
+        canonical, stage = self.canonical, StageName("calibrate")
         feeds = self.calibration_feeds()
-        masks = sorted(set(self.valid.values()))
-        stage = StageName("calibrate", target)
-        inputs = {"model": optimized.digest_of("model"), **self.data_input("calibration")}
+        masks, random = sorted(set(self.valid.values())), self.calibration is None
+        inputs = {"model": canonical.digest_of("model"), **self.data_input("calibration")}
 
         def run(folder: Path) -> None:
             from enginery.pipeline.stages.calibrate import calibrate
 
-            optimized.verify()
+            canonical.verify()
             calibrate(
                 folder,
-                model=optimized.path(MODEL),
+                model=canonical.path(MODEL),
                 batches=feeds,
                 inputs=self.inputs,
                 dims=self.dims,
                 masks=masks,
                 open_model=self.open_model,
                 memory_budget=self.memory_budget,
-                random=self.random_data,
+                random=random,
                 partial=self.store.workdir(f"calibrate-{digest_json(inputs)}"),
                 progress=self.progress(stage, "batches"),
             )
@@ -133,17 +149,102 @@ class GraphStages(OriginalStages):
         return self.obtain(
             stage,
             run,
-            config={**self.signature, "masks": masks, "random": self.random_data},
+            config={**self.signature, "masks": masks, "random": random},
             inputs=inputs,
             code=["enginery.pipeline.stages.calibrate", LITERAL],
             tools=["onnxruntime", "numpy", "onnx"],
         )
 
+    def calibrated_on_noise(self, precision: Precision) -> bool:
+        """Whether the ranges of an engine in this precision come from random data."""
+        if precision.mode not in NEEDS_STATISTICS:
+            return False
+        return bool(self.calibrate().json("statistics/statistics.json")["random"])
+
+    def _given(self, folder: Path) -> Result:
+        """Statistics that the user brings: merged from several workers, or imported from a cache."""
+        from enginery.pipeline.stages.calibrate import take_statistics, whole_digest
+
+        canonical = self.canonical
+
+        def run(result: Path) -> None:
+            canonical.verify()
+            take_statistics(result, statistics=folder, model=canonical.path(MODEL))
+
+        return self.obtain(
+            StageName("calibrate", "given"),
+            run,
+            config={},
+            inputs={"model": canonical.digest_of("model"), "statistics": whole_digest(folder)},
+            code=["enginery.pipeline.stages.calibrate"],
+            tools=["onnx", "numpy"],
+        )
+
+    def statistics(self, target: str, precision: Precision) -> Result:
+        """The statistics of the target's optimized graph, by name from those of the canonical one."""
+        calibrated, canonical, optimized = self.calibrate(), self.canonical, self.optimize(target)
+        stage = StageName("bind", target)
+        if optimized.digest_of("model") == canonical.digest_of("model"):
+            return calibrated
+        policy = self.engine(target).policy
+        feeds = self.calibration_feeds() if self.has_calibration_data else None
+
+        def run(folder: Path) -> None:
+            from enginery.passes.quantize import get_policy
+            from enginery.pipeline.recipe.quantize_options import quantize_options
+            from enginery.pipeline.stages.bind import bind_statistics
+
+            for each in (calibrated, canonical, optimized):
+                each.verify()
+            bind_statistics(
+                folder,
+                statistics=calibrated.path("statistics"),
+                calibrated=canonical.path(MODEL),
+                model=optimized.path(MODEL),
+                policy=get_policy(policy),
+                options=quantize_options(precision),
+                feeds=self.proving_feeds(),
+                batches=feeds,
+                open_model=self.open_model,
+                memory_budget=self.memory_budget,
+                progress=self.progress(stage, "batches"),
+            )
+
+        bound = self.obtain(
+            stage,
+            run,
+            config={"policy": policy, "overrides": [each.model_dump(mode="json") for each in precision.overrides]},
+            inputs={
+                "statistics": calibrated.digest,
+                "canonical": canonical.digest_of("model"),
+                "model": optimized.digest_of("model"),
+                "reference": self.shapes_result.digest,
+                **self.data_input("calibration"),
+            },
+            code=["enginery.pipeline.stages.bind", "enginery.pipeline.recipe.quantize_options", LITERAL],
+            tools=["onnxruntime", "numpy", "onnx", "onnx-graphsurgeon"],
+        )
+        self._say(target, bound)
+        return bound
+
+    def _say(self, target: str, bound: Result) -> None:
+        """Tell the listener which tensors a target did not find in the one calibration."""
+        record = bound.json("binding.json")
+        for found, words in (
+            ("measured", "measured on its own graph"),
+            ("lacking", "known from nowhere, left in float"),
+        ):
+            if entries := record[found]:
+                self.events.note(
+                    f"{target}: {len(entries)} ranges {words}, beside {record['taken']} of the one calibration; "
+                    f"first: {entries[0]['node']}: {entries[0]['reason']}"
+                )
+
     def quantize(self, target: str, precision: Precision) -> Result:
         optimized = self.optimize(target)
         engine = self.engine(target)
-        statistics = self.calibrate(target) if precision.mode in NEEDS_STATISTICS else None
-        feeds = self.calibration_feeds() if statistics is not None else None
+        statistics = self.statistics(target, precision) if precision.mode in NEEDS_STATISTICS else None
+        feeds = self.calibration_feeds() if statistics is not None and self.has_calibration_data else None
 
         def run(folder: Path) -> None:
             from enginery.passes.quantize import get_policy

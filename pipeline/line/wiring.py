@@ -36,6 +36,7 @@ class Wiring:
         trust: whether a source may be loaded that can execute code.
         random_data: calibrate on noise where the recipe names no data.
         memory_budget: bytes that the tensors observed by calibration may take at once.
+        statistics: a folder of statistics to use instead of calibrating.
         benchmark_seconds: how long the speed is measured.
     """
 
@@ -48,6 +49,7 @@ class Wiring:
         trust: bool = False,
         random_data: bool = False,
         memory_budget: int = MEMORY_BUDGET,
+        statistics: Path | None = None,
         benchmark_seconds: float = BENCHMARK_SECONDS,
     ) -> None:
         self.loaded = loaded
@@ -57,6 +59,7 @@ class Wiring:
         self.trust = trust
         self.random_data = random_data
         self.memory_budget = memory_budget
+        self.given_statistics = statistics
         self.benchmark_seconds = benchmark_seconds
         self.inputs = tuple(TensorSpec(n, t.dtype, t.shape) for n, t in self.recipe.inputs.items())
         self.declared = tuple(TensorSpec(n, t.dtype, t.shape) for n, t in self.recipe.outputs.items())

@@ -9,7 +9,7 @@ from enginery._version import __version__
 from enginery.pipeline.bundle.manifest import DimRecord, GateVerdict, Signature
 from enginery.pipeline.comparison import OutputFigures
 from enginery.pipeline.gates import Question
-from enginery.pipeline.line import Line
+from enginery.pipeline.line import NEEDS_STATISTICS, Line
 from enginery.pipeline.recipe import Precision
 from enginery.pipeline.report import (
     Candidate,
@@ -163,6 +163,8 @@ def _passes(line: Line, target: str, precision: Precision) -> Iterator[PassEffec
             nodes_after=entry["nodes_after"],
         )
     graph = line.graph(target, precision)
+    if precision.mode in NEEDS_STATISTICS:
+        yield from _binding(line.statistics(target, precision))
     if "quantize.json" in graph.files:
         entry = graph.json("quantize.json")
         yield PassEffect(
@@ -172,6 +174,20 @@ def _passes(line: Line, target: str, precision: Precision) -> Iterator[PassEffec
             refusals=tuple(entry["refusals"]),
             details=entry["details"],
         )
+
+
+def _binding(statistics: Result) -> Iterator[PassEffect]:
+    """Which ranges the target did not find in the one calibration; nothing where its graph is the calibrated one."""
+    if "binding.json" not in statistics.files:
+        return
+    entry = statistics.json("binding.json")
+    yield PassEffect(
+        stage="bind",
+        spec="statistics of the canonical graph",
+        changed=entry["taken"],
+        refusals=(*entry["measured"], *entry["lacking"]),
+        details={"taken": entry["taken"], "measured": len(entry["measured"]), "lacking": len(entry["lacking"])},
+    )
 
 
 def _tools(results: Sequence[Result]) -> dict[str, str]:

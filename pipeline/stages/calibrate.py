@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from enginery.engines.base import DimRange, Feeds, TensorSpec
 from enginery.errors import StatisticsError
 from enginery.passes.base import OpenModel
-from enginery.passes.calibration import Statistics, collect
+from enginery.passes.calibration import Statistics, collect, graph_digest
 
 Progress = Callable[[int, int | None], None]
 
@@ -64,6 +65,29 @@ def calibrate(
         statistics.save(partial)
         raise KeyboardInterrupt
     statistics.save(folder / "statistics")
+
+
+def take_statistics(folder: Path, *, statistics: Path, model: Path) -> None:
+    """Write given statistics into `folder/statistics`.
+
+    Raises:
+        StatisticsError: they are damaged, of an interrupted run, or of another graph than `model`.
+    """
+    given = Statistics.load(statistics)
+    given.require_graph(graph_digest(model))
+    if not given.complete:
+        raise StatisticsError(f"{statistics} is of an interrupted run. Run the same `enginery calibrate` again.")
+    given.save(folder / "statistics")
+
+
+def whole_digest(statistics: Path) -> str:
+    """sha256 over a folder of statistics.
+
+    Raises:
+        StatisticsError: it holds none.
+    """
+    Statistics.load(statistics)
+    return hashlib.sha256((statistics / "statistics.json").read_bytes()).hexdigest()
 
 
 def _interrupted(partial: Path) -> Statistics | None:
