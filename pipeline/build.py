@@ -49,6 +49,7 @@ def build(
     allow: Collection[str] = (),
     trust: bool = False,
     random_data: bool = False,
+    statistics: Path | None = None,
     benchmark_seconds: float = BENCHMARK_SECONDS,
     folder: str | None = None,
     candidates: Sequence[Candidate] = (),
@@ -65,6 +66,7 @@ def build(
         allow: names of gates whose refusal is recorded instead of stopping the build.
         trust: whether a source may be loaded that can execute code.
         random_data: calibrate on noise where the recipe names no data. Such an engine passes no gate.
+        statistics: a folder of statistics to use instead of calibrating.
         benchmark_seconds: how long the speed is measured.
         folder: name of the bundle's folder below `output/<model>` (default: `<target>-<precision>`).
         candidates: what this engine was chosen from, for the report.
@@ -82,6 +84,7 @@ def build(
         events or Events(),
         trust=trust,
         random_data=random_data,
+        statistics=statistics,
         benchmark_seconds=benchmark_seconds,
     )
     chosen = choose_target(recipe.recipe, target)

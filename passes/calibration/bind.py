@@ -1,14 +1,15 @@
 """Statistics of one graph for another that was made from it: one calibration serves every target.
 
-Each target lowers the calibrated graph in its own way, and nearly every tensor keeps its name. A name proves nothing,
-so a tensor's statistics are taken only where both graphs give it the same values on the same inputs; what a target
-needs and the calibrated graph has not is measured on the target's own graph, and said.
+Each target lowers the calibrated graph in its own way. Most tensors keep their names, some get new ones, and a name
+proves nothing: a tensor's statistics are taken only where both graphs give the same values on the same inputs, channel
+by channel, be it under the same name or another. What a target needs and the calibrated graph has not is measured on
+the target's own graph, and said.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Bound:
-    """Statistics of the target's graph: `taken` from the calibrated one, `measured` anew (each with the reason), and
-    `lacking`, needed but known from nowhere.
+    """Statistics of the target's graph, and where each tensor's come from.
+
+    `taken` maps tensors to those of the calibrated graph, `measured` were measured anew (each with the reason), and
+    `lacking` are needed but known from nowhere.
     """
 
     statistics: Statistics
-    taken: tuple[str, ...]
+    taken: Mapping[str, str]
     measured: tuple[Refusal, ...] = ()
     lacking: tuple[Refusal, ...] = ()
 
@@ -68,32 +71,40 @@ def bind(
     """
     digest = graph_digest(model)
     if digest == statistics.graph_digest:
-        return Bound(statistics, tuple(statistics.tensors))
+        return Bound(statistics, {name: name for name in statistics.tensors})
     statistics.require_graph(graph_digest(calibrated))
     opened = Calibrated.open(model, open_model, statistics.masks)
-    shared = [name for name in opened.observable if name in statistics.tensors]
-    both = [
-        _ranges(path, feeds, shared, open_model=open_model, memory_budget=memory_budget, masks=statistics.masks)
-        for path in (calibrated, model)
-    ]
-    taken = {name: statistics.tensors[name] for name in shared if _same(both[0].get(name), both[1].get(name))}
-    absent = [name for name in needed if name not in taken and name in opened.observable]
-    reasons = tuple(Refusal(name, _why(name, name in shared)) for name in absent)
-    found: dict[str, TensorStatistics] = {}
+    wanted = [name for name in opened.observable if name in statistics.tensors or name in needed]
+    known, found = (
+        _ranges(path, feeds, names, open_model=open_model, memory_budget=memory_budget, masks=statistics.masks)
+        for path, names in ((calibrated, list(statistics.tensors)), (model, wanted))
+    )
+    taken = {name: origin for name in wanted if (origin := _origin(name, found.get(name), known)) is not None}
+    absent = [name for name in wanted if name in needed and name not in taken]
+    fresh: dict[str, TensorStatistics] = {}
     if absent and batches is not None:
         more = collect(
             model, batches, open_model=open_model, memory_budget=memory_budget, masks=statistics.masks,
             tensors=absent, random=statistics.random, progress=progress,
         )  # fmt: skip
         # Ranges of other data than the rest's would be no statistics of one run.
-        found = dict(more.tensors) if Counter(more.batches) == Counter(statistics.batches) else {}
-    tensors = dict(sorted((taken | found).items()))
+        fresh = dict(more.tensors) if Counter(more.batches) == Counter(statistics.batches) else {}
+    tensors = {name: statistics.tensors[origin] for name, origin in taken.items()} | fresh
+    reasons = [Refusal(name, _why(name, statistics)) for name in absent]
     return Bound(
-        replace(statistics, graph_digest=digest, tensors=tensors),
-        tuple(sorted(taken)),
-        tuple(reason for reason in reasons if reason.node in found),
-        tuple(reason for reason in reasons if reason.node not in found),
+        replace(statistics, graph_digest=digest, tensors=dict(sorted(tensors.items()))),
+        taken,
+        tuple(reason for reason in reasons if reason.node in fresh),
+        tuple(reason for reason in reasons if reason.node not in fresh),
     )
+
+
+def _origin(name: str, values: TensorStatistics | None, known: Mapping[str, TensorStatistics]) -> str | None:
+    """The tensor of the calibrated graph that holds the same values, its namesake before any other."""
+    if values is None:
+        return None
+    candidates = (name, *known) if name in known else tuple(known)
+    return next((each for each in candidates if _same(known[each], values)), None)
 
 
 def _ranges(
@@ -105,7 +116,7 @@ def _ranges(
     memory_budget: int,
     masks: Sequence[str],
 ) -> dict[str, TensorStatistics]:
-    """Ranges by channel over a few feeds, of tensors that one run over real data has seen already."""
+    """Ranges by channel over a few feeds."""
     if not tensors:
         return {}
     few = collect(
@@ -115,20 +126,18 @@ def _ranges(
     return dict(few.tensors)
 
 
-def _same(one: TensorStatistics | None, other: TensorStatistics | None) -> bool:
-    """Whether two graphs gave a tensor the same extremes and sums in every channel, and as many values."""
-    if one is None or other is None:
-        return one is other
+def _same(one: TensorStatistics, other: TensorStatistics) -> bool:
+    """Whether two tensors have the same extremes and means in every channel, and as many values."""
     if (one.count, one.axis, one.channel_low.shape) != (other.count, other.axis, other.channel_low.shape):
         return False
     reach = max(abs(one.low), abs(one.high), 1e-30)
     extremes = zip((one.channel_low, one.channel_high), (other.channel_low, other.channel_high), strict=True)
     close = all(bool(np.all(np.abs(mine - theirs) <= TOLERANCE * reach)) for mine, theirs in extremes)
     means = np.abs(one.channel_sum - other.channel_sum) * len(one.channel_sum) / one.count
-    return close and abs(one.low - other.low) <= TOLERANCE * reach and bool(np.all(means <= TOLERANCE * reach))
+    return close and bool(np.all(means <= TOLERANCE * reach))
 
 
-def _why(name: str, shared: bool) -> str:  # noqa: FBT001
-    if shared:
+def _why(name: str, statistics: Statistics) -> str:
+    if name in statistics.tensors:
         return f"the calibrated graph has a tensor {name!r} with other values"
-    return "the calibrated graph has no tensor of this name"
+    return "the calibrated graph has no tensor with its values"

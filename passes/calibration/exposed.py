@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+SMALL = 1024
+"""Values of a constant that shape inference may want to read, such as the target of a Reshape."""
 
 COMPUTE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that have integer kernels and do the work."""
@@ -55,10 +59,54 @@ def dimension_names(model: Any) -> dict[str, tuple[str, ...]]:
 
 
 def with_shapes(model: Any) -> Any:
-    """The model with the types and shapes of inner tensors that shape inference knows."""
+    """The model, edited, with the types and shapes of inner tensors that shape inference knows."""
     import onnx
 
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True)
+    for field in ("value_info", "output"):
+        del getattr(model.graph, field)[:]
+        getattr(model.graph, field).extend(getattr(inferred.graph, field))
+    return model
+
+
+def shapes_for(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of inner tensors when the inputs have `shapes`, as far as shape inference knows them."""
+    import onnx
+
+    light = _without_weights(model)
+    del light.graph.value_info[:]
+    for value in light.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for value in light.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    known: dict[str, tuple[int, ...]] = {}
+    for value in _typed_values(inferred):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            known[value.name] = tuple(dim.dim_value for dim in dims)
+    return known
+
+
+def _without_weights(model: Any) -> Any:
+    """A copy in which large weights are inputs: shape inference needs their shapes only, and copies all it is given."""
+    import onnx
+
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    for field in ("node", "input", "output", "value_info"):
+        getattr(light.graph, field).extend(getattr(model.graph, field))
+    light.graph.name = model.graph.name
+    given = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.graph.input.append(value)
+    return light
 
 
 def save_exposed(model: Any, source: Path, target: Path, tensors: Collection[str], *, shapes: bool = False) -> None:

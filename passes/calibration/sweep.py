@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,13 @@ import numpy as np
 from enginery.passes.base import Feeds, OpenModel, RunModel
 from enginery.passes.calibration.batches import BatchCheck, Batches
 from enginery.passes.calibration.digest import batch_digest, graph_digest
-from enginery.passes.calibration.exposed import dimension_names, observable_tensors, save_exposed, with_shapes
+from enginery.passes.calibration.exposed import (
+    dimension_names,
+    observable_tensors,
+    save_exposed,
+    shapes_for,
+    with_shapes,
+)
 from enginery.passes.calibration.masks import Mask, mask_dimensions, valid_positions
 from enginery.passes.calibration.tensor_statistics import TensorStatistics, channel_axis, observe
 
@@ -129,18 +136,27 @@ class Sweep:
         if self._bound and all(_within(shape, self._bound[name]) for name, shape in shapes.items()):
             return
         self._bound = {name: _larger(shape, self._bound.get(name)) for name, shape in shapes.items()}
-        probe = self._calibrated.expose(self._folder / "shapes.onnx", self._tensors, shapes=True)
-        sizes = probe({name: np.zeros(self._bound[name], array.dtype) for name, array in feeds.items()})
+        sizes = self._sizes({name: array.dtype for name, array in feeds.items()})
         used = 0
         fitting: list[str] = []
         for name in self._tensors:
-            used += 4 * int(np.prod(sizes[f"{name}.shape"]))
+            used += 4 * sizes[name]
             # One tensor is always taken, else a tensor larger than the budget would be put off for ever.
             if used <= self._budget or not fitting:
                 fitting.append(name)
         if len(fitting) < len(self._tensors):
             self.put_off += self._tensors[len(fitting) :]
             self._tensors, self._session = fitting, None
+
+    def _sizes(self, dtypes: Mapping[str, Any]) -> dict[str, int]:
+        """How many values each tensor holds at the bound; a run tells where shape inference does not."""
+        known = shapes_for(self._calibrated.graph, self._bound)
+        sizes = {name: math.prod(known[name]) for name in self._tensors if name in known}
+        if unknown := [name for name in self._tensors if name not in sizes]:
+            probe = self._calibrated.expose(self._folder / "shapes.onnx", unknown, shapes=True)
+            found = probe({name: np.zeros(shape, dtypes[name]) for name, shape in self._bound.items()})
+            sizes |= {name: int(np.prod(found[f"{name}.shape"])) for name in unknown}
+        return sizes
 
 
 def _sample_count(feeds: Feeds) -> int:

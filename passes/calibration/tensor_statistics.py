@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from enginery.passes.calibration.histogram import Counts, count_values
+from enginery.passes.calibration.histogram import BINS, Counts, count_values
 
 Vector = npt.NDArray[np.float64]
+Block = npt.NDArray[np.float32]
+
+BLOCK = 1 << 18
+"""Values that are observed at once: 1 MiB, which a core's caches hold."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,10 @@ def observe(
     rows = _rows(array.astype(np.float32, copy=False), axis, mask)
     if rows.size == 0:
         return None
-    # [N, C, S]: reduce over S first, which is contiguous, then over N.
-    channel_low, channel_high = rows.min(axis=2).min(axis=0), rows.max(axis=2).max(axis=0)
-    low, high = float(channel_low.min()), float(channel_high.max())
-    none = np.empty(0, np.int64)
+    found = _Figures(rows.shape[1], histograms=histograms)
+    for block, samples, channels in _blocks(rows):
+        found.add(block, samples, channels)
+    low, high = float(found.low.min()), float(found.high.max())
     return TensorStatistics(
         low=low,
         high=high,
@@ -134,14 +139,61 @@ def observe(
         low_sum=low,
         high_sum=high,
         axis=axis,
-        channel_low=channel_low.astype(np.float64),
-        channel_high=channel_high.astype(np.float64),
-        channel_sum=rows.sum(axis=2, dtype=np.float64).sum(axis=0),
-        histogram=count_values(rows) if histograms else none,
-        energy=count_values(_mean_square(rows)) if histograms else none,
+        channel_low=found.low,
+        channel_high=found.high,
+        channel_sum=found.sum,
+        histogram=found.histogram,
+        energy=found.energy(rows) if histograms else np.empty(0, np.int64),
         finite=bool(np.isfinite(low) and np.isfinite(high)),
         masked=mask is not None,
     )
+
+
+class _Figures:
+    """Figures by channel and a histogram, added up block by block: each block is read once, while caches hold it."""
+
+    def __init__(self, channels: int, *, histograms: bool) -> None:
+        self.low = np.full(channels, np.inf)
+        self.high = np.full(channels, -np.inf)
+        self.sum = np.zeros(channels)
+        self.histogram = np.zeros(BINS if histograms else 0, np.int64)
+        self._squares: list[npt.NDArray[np.float32]] = []
+        self._sample = -1
+
+    def add(self, block: Block, samples: slice, channels: slice) -> None:
+        """Add `block`, float32 [samples, channels, positions]."""
+        # Positions are contiguous, so they are reduced first; a row of channels has none to reduce.
+        flat = block.shape[2] == 1
+        low, high = (block[:, :, 0], block[:, :, 0]) if flat else (block.min(axis=2), block.max(axis=2))
+        self.low[channels] = np.minimum(self.low[channels], low.min(axis=0))
+        self.high[channels] = np.maximum(self.high[channels], high.max(axis=0))
+        # In float32, pairwise, within a block; in float64 from block to block.
+        self.sum[channels] += (block[:, :, 0] if flat else block.sum(axis=2)).sum(axis=0)
+        if self.histogram.size:
+            self.histogram += count_values(block)
+            flattened = block.reshape(len(block), -1)
+            squares = np.einsum("ij,ij->i", flattened, flattened)
+            if samples.start == self._sample:
+                self._squares[-1] = self._squares[-1] + squares
+            else:
+                self._squares.append(squares)
+            self._sample = samples.start
+
+    def energy(self, rows: Block) -> Counts:
+        """The histogram of each sample's mean square."""
+        return count_values(np.concatenate(self._squares) / np.float32(rows.shape[1] * rows.shape[2]))
+
+
+def _blocks(rows: Block) -> Iterator[tuple[Block, slice, slice]]:
+    """Parts of about `BLOCK` values: several samples, or some channels of one."""
+    count, channels, positions = rows.shape
+    step = max(1, BLOCK // (channels * positions))
+    width = channels if step > 1 else max(1, min(channels, BLOCK // positions))
+    for start in range(0, count, step):
+        samples = slice(start, min(start + step, count))
+        for first in range(0, channels, width):
+            part = slice(first, min(first + width, channels))
+            yield rows[samples, part], samples, part
 
 
 def _rows(array: npt.NDArray[Any], axis: int, mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.float32]:
@@ -154,11 +206,6 @@ def _rows(array: npt.NDArray[Any], axis: int, mask: npt.NDArray[np.bool_] | None
     if axis == array.ndim - 1:
         return array.reshape(-1, array.shape[-1], 1)
     return array.reshape(array.shape[0], array.shape[1], -1)
-
-
-def _mean_square(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    flat = rows.reshape(rows.shape[0], -1)
-    return np.einsum("ij,ij->i", flat, flat) / np.float32(flat.shape[1])
 
 
 def _add(left: Counts, right: Counts) -> Counts:

@@ -15,6 +15,7 @@ from enginery.pipeline.cli.options import (
     json_option,
     precision_option,
     recipe_argument,
+    statistics_option,
     trust_option,
     verbosity_options,
 )
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--time-budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no further candidate of `auto` then."
 )
+@statistics_option
 @trust_option
 @explain_option
 @json_option
@@ -58,6 +60,7 @@ def command(
     as_json: bool,
     random_data: bool,
     time_budget: float | None,
+    statistics: Path | None,
     **options: Any,
 ) -> None:
     """Build a recipe's bundle, or say why not.
@@ -73,11 +76,15 @@ def command(
     mode = precision or loaded.recipe.precision.mode.value
     for target in chosen or loaded.recipe.targets:
         auto = AUTO in (target, mode)
+        if auto and statistics is not None:
+            raise UsageError("`auto` calibrates by itself; give --statistics with one target and one precision.")
         if auto and random_data:
             raise UsageError("`auto` measures engines that may ship, and none calibrated on random data does.")
         if time_budget is not None and not auto:
             raise UsageError("--time-budget bounds the search of `auto`; a single build has nothing to leave out.")
-        only: dict[str, Any] = {"time_budget": time_budget} if auto else {"random_data": random_data}
+        only: dict[str, Any] = (
+            {"time_budget": time_budget} if auto else {"random_data": random_data, "statistics": statistics}
+        )
         try:
             with Terminal.from_context(explain=explain) as terminal:
                 run = build_auto if auto else build

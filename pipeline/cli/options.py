@@ -54,6 +54,9 @@ target_option = click.option(
 precision_option = click.option(
     "--precision", "-p", type=click.Choice(MODES), help="Build in this precision (default: the recipe's)."
 )
+statistics_option = click.option(
+    "--statistics", type=Folder(), help="Use this folder of statistics instead of calibrating."
+)
 build_folder_option = click.option(
     "--output",
     "-o",

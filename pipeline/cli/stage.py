@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,11 +39,29 @@ def stage_options(function: F) -> F:
     return stage_options_but_output(build_folder_option(function))
 
 
+def stage_options_but_recipe(function: F) -> F:
+    """The same for a command whose arguments are its own."""
+    for decorate in (verbosity_options, json_option, explain_option, trust_option, to_option, build_folder_option):
+        function = decorate(function)
+    return function
+
+
 def stage_options_but_output(function: F) -> F:
     """The same for a command whose --output is its own."""
     for decorate in (verbosity_options, json_option, explain_option, trust_option, to_option, recipe_argument):
         function = decorate(function)
     return function
+
+
+@contextmanager
+def open_line(recipe: str, output: Path, *, trust: bool, explain: bool, **line_options: Any) -> Generator[Line]:
+    """The line of a recipe's stages, with the terminal as its listener."""
+    from enginery.pipeline.line import Line
+    from enginery.pipeline.recipe.file import load_recipe
+    from enginery.pipeline.store import Store
+
+    with Terminal.from_context(explain=explain) as terminal:
+        yield Line(load_recipe(recipe), Store.beside(output), terminal, trust=trust, **line_options)
 
 
 def run_stage(
@@ -57,14 +76,9 @@ def run_stage(
     **line_options: Any,
 ) -> Result:
     """Obtain one stage's result and print where it lies."""
-    from enginery.pipeline.line import Line
-    from enginery.pipeline.recipe.file import load_recipe
-    from enginery.pipeline.store import Store
-
     if to is not None and to.exists():
         raise UsageError(f"{to} exists. Name a new folder with --to, or remove it.")
-    with Terminal.from_context(explain=explain) as terminal:
-        line = Line(load_recipe(recipe), Store.beside(output), terminal, trust=trust, **line_options)
+    with open_line(recipe, output, trust=trust, explain=explain, **line_options) as line:
         result = obtain(line)
     folder = result.folder
     if to is not None:

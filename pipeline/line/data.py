@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from enginery.errors import DataError
@@ -68,6 +69,11 @@ class DataAccess(Wiring):
             f"{self.recipe.name}: int8 needs calibration data and the recipe names none. Add `data.calibration` with "
             "real inputs; `--random-data` is for smoke tests, and its engines pass no gate."
         )
+
+    def calibration_share(self) -> Callable[[], Iterable[Feeds]]:
+        """The batches of `calibration_feeds` that this worker calibrates on."""
+        feeds, (index, count) = self.calibration_feeds(), self.part
+        return lambda: islice(feeds(), index - 1, None, count)
 
     @property
     def has_calibration_data(self) -> bool:

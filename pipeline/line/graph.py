@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from enginery.engines import Engine, get_engine, targets
 from enginery.errors import UsageError
@@ -123,10 +123,12 @@ class GraphStages(OriginalStages):
         """The statistics of the canonical graph, measured once for all targets."""
         if self.given_statistics is not None:
             return self._given(self.given_statistics)
-        canonical, stage = self.canonical, StageName("calibrate")
-        feeds = self.calibration_feeds()
+        index, count = self.part
+        canonical, stage = self.canonical, StageName("calibrate", f"part {index}/{count}" if count > 1 else "")
+        feeds = self.calibration_share()
         masks, random = sorted(set(self.valid.values())), self.calibration is None
-        inputs = {"model": canonical.digest_of("model"), **self.data_input("calibration")}
+        share = {"part": f"{index}/{count}"} if count > 1 else {}
+        inputs = {"model": canonical.digest_of("model"), **self.data_input("calibration"), **share}
 
         def run(folder: Path) -> None:
             from enginery.pipeline.stages.calibrate import calibrate
@@ -229,14 +231,14 @@ class GraphStages(OriginalStages):
 
     def _say(self, target: str, bound: Result) -> None:
         """Tell the listener which tensors a target did not find in the one calibration."""
-        record = bound.json("binding.json")
+        record: dict[str, Any] = bound.json("binding.json")
         for found, words in (
             ("measured", "measured on its own graph"),
             ("lacking", "known from nowhere, left in float"),
         ):
             if entries := record[found]:
                 self.events.note(
-                    f"{target}: {len(entries)} ranges {words}, beside {record['taken']} of the one calibration; "
+                    f"{target}: {len(entries)} ranges {words[found]}, beside {record['taken']} of the one calibration; "
                     f"first: {entries[0]['node']}: {entries[0]['reason']}"
                 )
 

@@ -37,6 +37,7 @@ class Wiring:
         random_data: calibrate on noise where the recipe names no data.
         memory_budget: bytes that the tensors observed by calibration may take at once.
         statistics: a folder of statistics to use instead of calibrating.
+        part: (K, N): calibrate on every Nth batch from the Kth on.
         benchmark_seconds: how long the speed is measured.
     """
 
@@ -50,6 +51,7 @@ class Wiring:
         random_data: bool = False,
         memory_budget: int = MEMORY_BUDGET,
         statistics: Path | None = None,
+        part: tuple[int, int] = (1, 1),
         benchmark_seconds: float = BENCHMARK_SECONDS,
     ) -> None:
         self.loaded = loaded
@@ -60,6 +62,7 @@ class Wiring:
         self.random_data = random_data
         self.memory_budget = memory_budget
         self.given_statistics = statistics
+        self.part = part
         self.benchmark_seconds = benchmark_seconds
         self.inputs = tuple(TensorSpec(n, t.dtype, t.shape) for n, t in self.recipe.inputs.items())
         self.declared = tuple(TensorSpec(n, t.dtype, t.shape) for n, t in self.recipe.outputs.items())

@@ -59,6 +59,7 @@ def bind_statistics(
     bound.statistics.save(folder / "statistics")
     record = {
         "taken": len(bound.taken),
+        "renamed": {name: origin for name, origin in sorted(bound.taken.items()) if name != origin},
         "measured": [asdict(each) for each in bound.measured],
         "lacking": [asdict(each) for each in bound.lacking],
     }

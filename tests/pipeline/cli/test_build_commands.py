@@ -117,7 +117,7 @@ def test_an_unknown_recipe(output):
         (["export"], "model/model.onnx"),
         (["optimize"], "model/model.onnx"),
         (["calibrate"], "statistics/statistics.json"),
-        (["calibrate", "--memory", "64"], "statistics/statistics.json"),
+        (["calibrate", "--memory-budget", "64"], "statistics/statistics.json"),
         (["quantize", "--precision", "int8"], "model/model.onnx"),
         (["compile", "--precision", "int8"], "engine/model.onnx"),
     ],
