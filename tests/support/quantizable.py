@@ -97,23 +97,6 @@ def mlp_block(path: Path, seed: int = 0, spread: float = 1.0) -> Path:
     return b.save(path, x)
 
 
-def attention_block(path: Path, seed: int = 0) -> Path:
-    """LayerNorm, attention of 2 heads in its exported form, and a projection, over [batch, seq, 32]."""
-    b = ModelBuilder({"x": ("batch", "seq", 32)}, seed)
-    normal = b.layer_norm("x", "norm", 32, 0.5)
-    split, joined = b.weight("split", np.array([0, 0, 2, 16])), b.weight("joined", np.array([0, 0, 32]))
-
-    def heads(name: str, perm: list[int]) -> str:
-        parts = b.op("Reshape", [b.linear(normal, name, 32, 32), split], f"{name}.split")
-        return b.op("Transpose", [parts], f"{name}.heads", perm=perm)
-
-    query, key, value = heads("query", [0, 2, 1, 3]), heads("key", [0, 2, 3, 1]), heads("value", [0, 2, 1, 3])
-    scores = b.op("Mul", [b.op("MatMul", [query, key], "products"), b.weight("scale", np.float32(0.25))], "scores")
-    mixed = b.op("MatMul", [b.op("Softmax", [scores], "weights", axis=-1), value], "mixed")
-    together = b.op("Reshape", [b.op("Transpose", [mixed], "turned", perm=[0, 2, 1, 3]), joined], "together")
-    return b.save(path, b.op("Add", ["x", b.linear(together, "out", 32, 32)], "y"))
-
-
 Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
 
 

@@ -59,7 +59,7 @@ def test_a_lowered_attention_needs_nothing_more(tmp_path: Path, target: str) -> 
     for name, origin in found.taken.items():
         assert found.statistics.tensors[name] is statistics.tensors[origin]
     if target == "onnxruntime-cpu":
-        assert "together" in {origin for name, origin in found.taken.items() if name != origin}
+        assert "joined" in {origin for name, origin in found.taken.items() if name != origin}
 
 
 def test_a_tensor_with_another_name_is_found_by_its_values(tmp_path: Path) -> None:
