@@ -180,7 +180,7 @@ def _binding(statistics: Result) -> Iterator[PassEffect]:
     """Which ranges the target did not find in the one calibration; nothing where its graph is the calibrated one."""
     if "binding.json" not in statistics.files:
         return
-    entry = statistics.json("binding.json")
+    entry: dict[str, Any] = statistics.json("binding.json")
     yield PassEffect(
         stage="bind",
         spec="statistics of the canonical graph",
