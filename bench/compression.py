@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,48 +39,60 @@ from enginery.passes.module.prune.weights import PruneWeights
 from enginery.passes.module.recover import Recover
 from enginery.passes.module.share.codebooks import ShareWeights
 
-ORIGINAL_EPOCHS = 8
-FINE_TUNING: dict[str, Any] = {"lr": 1e-3, "batch": 128, "weight_decay": 1e-2}
+SAMPLES = 16_000
+ORIGINAL_EPOCHS = 10
+STUDENT_EPOCHS = 12
+FROM_SCRATCH: dict[str, Any] = {"lr": 3e-3, "warmup": 0.1, **fashion.TRAINING}
+FINE_TUNING: dict[str, Any] = {"lr": 1e-3, **fashion.TRAINING}
 FEED_FORWARD = r"encoder\.layer\.\d\.(intermediate|output)\.dense"
 LATENCY_BATCH = 32
 
 
-def train(data: fashion.Fashion, seed: int, work: Path) -> None:
-    """Make every Fashion-MNIST case of a seed."""
+def train(data: fashion.Fashion, seed: int, work: Path, only: Sequence[str] | None = None) -> None:
+    """Make every Fashion-MNIST case of a seed, or `only` some."""
     context = data.context(seed, work)
     original = fashion.trained(data, seed, ORIGINAL_EPOCHS, work)
-    fashion.built("original", data, seed, work, lambda: original)
+    teaching = data.context(seed, work, original=lambda: copy.deepcopy(original), resolve=lambda _: fashion.student)
 
-    def ours() -> torch.nn.Module:
-        return Recover(epochs=3, **FINE_TUNING).apply(fashion.pruned(original, context, 0.5), context)[0]
+    def original_itself() -> torch.nn.Module:
+        return original
+
+    def pruned() -> torch.nn.Module:
+        """Prune, then let the original teach what is left."""
+        module = fashion.pruned(original, context, 0.5)
+        return Distil(epochs=5, alpha=0.7, temperature=1.0, **FINE_TUNING).apply(module, teaching)[0]
+
+    def recovered() -> torch.nn.Module:
+        return Recover(epochs=5, **FINE_TUNING).apply(fashion.pruned(original, context, 0.5), context)[0]
 
     def peer() -> torch.nn.Module:
         module = fashion.peers_pruned(original, torch.from_numpy(data.images[:2]), 0.5)
-        return Recover(epochs=3, **FINE_TUNING).apply(module, context)[0]
+        return Recover(epochs=5, **FINE_TUNING).apply(module, context)[0]
+
+    def sparse() -> torch.nn.Module:
+        one = PruneWeights(ratio=0.9, prune="cubic", steps=20, epochs=6, **FINE_TUNING)
+        return run_module_passes(copy.deepcopy(original), [one], context)[0]
 
     def alone() -> torch.nn.Module:
         torch.manual_seed(seed)
-        return Recover(epochs=6, lr=3e-3, batch=128, weight_decay=1e-2, warmup=0.1).apply(fashion.student(), context)[0]
+        return Recover(epochs=STUDENT_EPOCHS, **FROM_SCRATCH).apply(fashion.student(), context)[0]
+
+    def few_labels() -> torch.nn.Module:
+        """As many steps as the others, on the quarter of the images that has labels."""
+        torch.manual_seed(seed)
+        labelled = data.context(seed, work, batches=data.quarter)
+        return Recover(epochs=4 * STUDENT_EPOCHS, **FROM_SCRATCH).apply(fashion.student(), labelled)[0]
 
     def distilled() -> torch.nn.Module:
-        one = Distil(student="s", epochs=6, lr=3e-3, batch=128, weight_decay=1e-2, warmup=0.1, alpha=0.9)
-        resolving = data.context(seed, work, resolve=lambda _: fashion.student)
-        return one.apply(copy.deepcopy(original), resolving)[0]
+        one = Distil(student="s", epochs=STUDENT_EPOCHS, alpha=1.0, temperature=1.0, **FROM_SCRATCH)
+        return one.apply(copy.deepcopy(original), teaching)[0]
 
-    def sparse() -> torch.nn.Module:
-        one = PruneWeights(ratio=0.9, prune="cubic", steps=20, epochs=4, **FINE_TUNING)
-        return run_module_passes(copy.deepcopy(original), [one], context)[0]
-
-    def pruned_and_distilled() -> torch.nn.Module:
-        teaching = data.context(seed, work, original=lambda: copy.deepcopy(original))
-        module = fashion.pruned(original, context, 0.5)
-        return Distil(epochs=3, alpha=0.7, **FINE_TUNING).apply(module, teaching)[0]
-
-    cases = (("pruned", ours), ("peer", peer), ("alone", alone), ("distilled", distilled), ("sparse", sparse),
-             ("combined", pruned_and_distilled))  # fmt: skip
-    for name, make in cases:
-        path = fashion.built(name, data, seed, work, make)
-        print(f"seed {seed}: {name} {json.loads(path.with_suffix('.json').read_text())}", flush=True)
+    made = {"original": original_itself, "pruned": pruned, "recovered": recovered, "peer": peer, "sparse": sparse,
+            "alone": alone, "few labels": few_labels, "distilled": distilled}  # fmt: skip
+    for name, make in made.items():
+        if only is None or name in only:
+            path = fashion.built(name, data, seed, work, make)
+            print(f"seed {seed}: {name} {json.loads(path.with_suffix('.json').read_text())}", flush=True)
 
 
 def accuracy(work: Path, name: str, seed: int) -> float:
@@ -270,15 +283,16 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="the folder of development data")
     parser.add_argument("--work", type=Path, required=True, help="keeps trained cases")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cases", nargs="+", help="train these cases alone")
     parser.add_argument("--train", action="store_true", help="train, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     asks: list[measure.Ask] = []
     if not options.quick:
-        data = fashion.Fashion(options.data)
+        data = fashion.Fashion(options.data, SAMPLES)
         for seed in options.seeds:
-            train(data, seed, options.work)
+            train(data, seed, options.work, options.cases)
         if options.train:
             return 0
         measure.print_machine("torch", "torch-pruning", "onnxruntime")

@@ -1,12 +1,13 @@
 """The Fashion-MNIST networks and data that bench/compression.py compresses.
 
-60,000 training images are split into 55,000 for training and the last 5,000 for choosing epochs; test-dev's 5,000 are
-only ever scored. Accuracies are in percent.
+Of the 60,000 training images the first `samples` train and the last 5,000 choose epochs; test-dev's 5,000 are only ever
+scored. Accuracies are in percent.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,22 +25,25 @@ from enginery.passes.module.recover import Recover
 
 VALIDATION = 5000
 BATCH = 500
+TRAINING: dict[str, Any] = {"batch": 128, "weight_decay": 1e-2, "autocast": "bf16"}
+"""What all trainings of the benchmark share, the baselines' too."""
 
 
 class Cnn(nn.Module):
-    """x [batch, 1, 28, 28] -> logits [batch, 10]. 10.6 million MACs and 158,000 parameters at `width=32`."""
+    """x [batch, 1, 28, 28] -> logits [batch, 10]. 10.4 million MACs and 158,506 parameters at `width=32`."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         wide, wider = 2 * width, 3 * width
-        self.stem, self.norm1 = nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.stem, self.norm1 = nn.Conv2d(1, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)
         self.middle, self.norm2 = nn.Conv2d(width, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide)
         self.deep, self.norm3 = nn.Conv2d(wide, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider)
         self.residual, self.norm4 = nn.Conv2d(wider, wider, 3, padding=1, bias=False), nn.BatchNorm2d(wider)
         self.head = nn.Linear(wider, 10)
+        self.to(memory_format=torch.channels_last)  # trains faster on a CPU
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.max_pool2d(torch.relu(self.norm1(self.stem(x))), 2)
+        x = torch.relu(self.norm1(self.stem(x)))
         x = nn.functional.max_pool2d(torch.relu(self.norm2(self.middle(x))), 2)
         x = torch.relu(self.norm3(self.deep(x)))
         x = torch.relu(x + self.norm4(self.residual(x)))
@@ -47,8 +51,8 @@ class Cnn(nn.Module):
 
 
 def student() -> nn.Module:
-    """At most 1/8 of the parameters: a third of the width."""
-    return Cnn(width=11)
+    """A quarter of the width: 10,258 parameters, 1/15 of the original's."""
+    return Cnn(width=8)
 
 
 class Fashion:
@@ -65,15 +69,19 @@ class Fashion:
         for start in range(0, len(self.images), BATCH):
             yield {"x": self.images[start : start + BATCH]}, self.labels[start : start + BATCH]
 
+    def quarter(self) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
+        """The first quarter of the training images."""
+        yield from itertools.islice(self.batches(), -(-len(self.images) // BATCH) // 4)
+
     def context(self, seed: int, work: Path | None, **more: Any) -> ModuleContext:
-        return ModuleContext(
-            example={"x": self.images[:2]},
-            batches=self.batches,
-            metric=lambda module: accuracy(module, *self.validation),
-            seed=seed,
-            workdir=work,
-            **more,
-        )
+        values: dict[str, Any] = {
+            "example": {"x": self.images[:2]},
+            "batches": self.batches,
+            "metric": lambda module: accuracy(module, *self.validation),
+            "seed": seed,
+            "workdir": work,
+        }
+        return ModuleContext(**(values | more))
 
     def score(self, module: nn.Module) -> float:
         return accuracy(module, *self.test)
@@ -96,9 +104,7 @@ def trained(data: Fashion, seed: int, epochs: int, work: Path) -> nn.Module:
     torch.manual_seed(seed)
     module = Cnn()
     if not path.exists():
-        Recover(epochs=epochs, lr=3e-3, batch=128, weight_decay=1e-2, warmup=0.1).apply(
-            module, data.context(seed, work)
-        )
+        Recover(epochs=epochs, lr=3e-3, warmup=0.1, **TRAINING).apply(module, data.context(seed, work))
         torch.save(module.state_dict(), path)
     module.load_state_dict(torch.load(path, weights_only=True))
     return module.eval()

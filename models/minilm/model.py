@@ -57,12 +57,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.num_attention_heads = HEADS
         self.query = nn.Linear(WIDTH, WIDTH)
         self.key = nn.Linear(WIDTH, WIDTH)
         self.value = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        query, key, value = (_split(project(hidden)) for project in (self.query, self.key, self.value))
+        projections = (self.query, self.key, self.value)
+        query, key, value = (_split(project(hidden), self.num_attention_heads) for project in projections)
         scores = query @ key.transpose(-1, -2) * (WIDTH // HEADS) ** -0.5 + bias
         return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
@@ -104,9 +106,9 @@ def build(weights: Mapping[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def _split(projected: Tensor) -> Tensor:
-    """[batch, seq, width] -> [batch, heads, seq, width / heads]."""
-    return projected.unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+def _split(projected: Tensor, heads: int) -> Tensor:
+    """[batch, seq, heads * width] -> [batch, heads, seq, width]; the width of a head stays when heads are pruned."""
+    return projected.unflatten(-1, (heads, WIDTH // HEADS)).transpose(1, 2)
 
 
 def _mean(hidden: Tensor, valid: Tensor) -> Tensor:

@@ -16,19 +16,26 @@ def module_passes() -> dict[str, type[ModulePass]]:
     """Every module pass by its kebab-case name, in the order in which a recipe would usually list them."""
     from enginery.passes.module.distil.distil import Distil
     from enginery.passes.module.distil.drop_layers import DropLayers
+    from enginery.passes.module.linear.convert import ConvertPointwise
+    from enginery.passes.module.linear.merge import MergeLinear
+    from enginery.passes.module.linear.separate import SeparateConvolutions
     from enginery.passes.module.low_rank.factorize import Factorize
     from enginery.passes.module.prune.channels import PruneChannels
     from enginery.passes.module.prune.heads import PruneHeads
     from enginery.passes.module.prune.n_m import PruneNM
+    from enginery.passes.module.prune.redundant import RemoveRedundantChannels
     from enginery.passes.module.prune.weights import PruneWeights
     from enginery.passes.module.recover import Recover
     from enginery.passes.module.share.codebooks import ShareWeights
     from enginery.passes.module.share.duplicates import TieWeights
 
     passes: tuple[type[ModulePass], ...] = (
+        MergeLinear,
+        RemoveRedundantChannels,
         DropLayers,
         PruneHeads,
         PruneChannels,
+        SeparateConvolutions,
         Factorize,
         PruneWeights,
         PruneNM,
@@ -36,5 +43,6 @@ def module_passes() -> dict[str, type[ModulePass]]:
         Distil,
         ShareWeights,
         TieWeights,
+        ConvertPointwise,
     )
     return {p.name: p for p in passes}

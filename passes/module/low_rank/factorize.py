@@ -57,13 +57,14 @@ class Factorize:
     def apply(self, module: torch.nn.Module, context: ModuleContext) -> tuple[torch.nn.Module, PassResult]:
         from enginery.passes.module.layers import replace, select
         from enginery.passes.module.low_rank.build import factorized
+        from enginery.passes.module.low_rank.moments import odd_padding
 
         chosen, refusals = select(module, self.layers, _kinds())
         layers: Layers = []
         for name, layer in chosen:
             if getattr(layer, "groups", 1) > 1:
                 refusals.append(Refusal(name, "it is a grouped convolution; its blocks are small already"))
-            elif self.aware and (padding := _odd_padding(layer)):
+            elif self.aware and (padding := odd_padding(layer)):
                 refusals.append(Refusal(name, f"its inputs are not measured: {padding}; aware=false factorizes it"))
             else:
                 layers.append((name, layer))
@@ -120,14 +121,6 @@ class Factorize:
             assert self.rank is not None
             ranks = {name: min(self.rank, len(c.energy)) for name, c in candidates.items()}
         return ranks, {name: candidates[name].size(rank) for name, rank in ranks.items()}
-
-
-def _odd_padding(layer: torch.nn.Module) -> str | None:
-    """What about a convolution's padding keeps its patches from being cut out as `unfold` does."""
-    if isinstance(padding := getattr(layer, "padding", 0), str):
-        return f"padding={padding!r} is given as a word"
-    mode = getattr(layer, "padding_mode", "zeros")
-    return None if mode == "zeros" else f"padding_mode={mode!r}"
 
 
 def _kinds() -> tuple[type[torch.nn.Module], ...]:

@@ -61,6 +61,14 @@ def rows(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return x.flatten(0, -2)
 
 
+def odd_padding(layer: torch.nn.Module) -> str | None:
+    """What about a convolution's padding keeps its patches from being cut out as `unfold` does."""
+    if isinstance(padding := getattr(layer, "padding", 0), str):
+        return f"padding={padding!r} is given as a word"
+    mode = getattr(layer, "padding_mode", "zeros")
+    return None if mode == "zeros" else f"padding_mode={mode!r}"
+
+
 def importance(layer: torch.nn.Module, vectors: torch.Tensor) -> torch.Tensor:
     """The weight (m) of each input vector: the inverse of its squared output, so that relative errors are minimized.
 

@@ -9,6 +9,10 @@ from enginery.passes.module import module_passes
 from enginery.passes.spec import format_pass, parse_pass
 
 EXAMPLES = [
+    "merge-linear",
+    "remove-redundant-channels{observe=true}",
+    "separate-convolutions{multiplier=2,aware=false}",
+    "convert-pointwise{to=conv}",
     "drop-layers{keep=3,choose=influence}",
     "prune-heads{ratio=0.25}",
     "prune-channels{ratio=0.5}",
@@ -67,6 +71,8 @@ def test_every_pass_is_a_frozen_dataclass_with_a_numbered_contract():
         ("factorize{energy=1.5}", "energy=1.5"),
         ("factorize{rank=1,samples=0}", "samples=0"),
         ("recover{epochs=1,quantize=int8,bits=9}", "bits=9"),
+        ("separate-convolutions{multiplier=0}", "multiplier=0"),
+        ("remove-redundant-channels{samples=0}", "samples=0"),
         ("drop-layers{keep=0}", "keep=0"),
         ("share-weights{codes=1}", "codes=1"),
         ("distil", "give epochs or minutes"),

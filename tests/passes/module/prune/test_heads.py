@@ -44,6 +44,24 @@ def test_a_head_always_stays():
     assert module.blocks[0].attention.num_heads == 1
 
 
+def test_the_built_in_sentence_encoder():
+    from enginery.models.minilm.model import SentenceEncoder
+
+    module = seeded(SentenceEncoder)
+    ids = np.random.default_rng(0).integers(1, 1000, (2, 7))
+    example = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    with torch.no_grad():
+        for layer in module.encoder["layer"]:
+            layer.attention["output"].dense.weight[:, 32:96] = 0  # heads 1 and 2 say nothing
+    tensors = {name: torch.from_numpy(array) for name, array in example.items()}
+    expected = module(**tensors)
+    module, result = pruned(module, Task("mlp").context(example=example), ratio=1 / 6)
+    assert (result.changed, result.refusals) == (12, ())
+    assert result.details["heads"]["encoder.layer.0.attention.self"] == [12, 10]
+    assert module.encoder["layer"][0].attention["self"].query.out_features == 320
+    torch.testing.assert_close(module(**tensors), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_hugging_face_encoder():
     from enginery.pipeline.source.torchvision import prepare_torchvision
 
