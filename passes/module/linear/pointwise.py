@@ -13,12 +13,13 @@ class LinearAsConvolution(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
-        made = torch.nn.Conv2d(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
+        bias = getattr(linear, "bias", None)
+        made = torch.nn.Conv2d(linear.in_features, linear.out_features, 1, bias=bias is not None)
         self.convolution = made.to(linear.weight.device, linear.weight.dtype)
         with torch.no_grad():
             self.convolution.weight.copy_(linear.weight[:, :, None, None])
-            if linear.bias is not None and self.convolution.bias is not None:
-                self.convolution.bias.copy_(linear.bias)
+            if bias is not None:
+                self.convolution.get_parameter("bias").copy_(bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.dim() == 2:
