@@ -79,7 +79,7 @@ class Features:
                 "width; name layers of the same resolution"
             )
         wide, narrow = teacher.shape[axis], student.shape[axis]
-        if wide == narrow or match == "relation":
+        if wide == narrow or match != "mse":
             return torch.nn.Identity()
         projection: torch.nn.Module = torch.nn.Linear(narrow, wide)
         if teacher.dim() == 4:

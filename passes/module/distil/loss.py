@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812  # the field's own name
 
 from enginery.errors import PassError
 from enginery.passes.module.distil.features import Features, channel_axis
+from enginery.passes.module.distil.maps import Maps
 from enginery.passes.module.outputs import Tensors, run
 from enginery.passes.module.training.losses import Loss, first
 
@@ -25,10 +26,16 @@ class Terms:
     soft: str
     hidden_weight: float
     match: str
+    attention_weight: float
 
 
 def distillation_loss(
-    terms: Terms, task: Loss, teacher: torch.nn.Module, features: Features, projections: torch.nn.ModuleList
+    terms: Terms,
+    task: Loss,
+    teacher: torch.nn.Module,
+    features: Features,
+    projections: torch.nn.ModuleList,
+    maps: Maps,
 ) -> Loss:
     """The loss over (inputs, the student's outputs, labels)."""
 
@@ -41,6 +48,8 @@ def distillation_loss(
         for index in range(len(features.pairs)):
             wanted, given = features.pair(index)
             total = total + terms.hidden_weight * _hidden(terms.match, wanted, projections[index](given))
+        for index in range(len(maps.pairs)):
+            total = total + terms.attention_weight * maps.loss(index, inputs)
         return total
 
     return loss
@@ -64,7 +73,16 @@ def soft_loss(kind: str, temperature: float, teacher: Tensors, student: Tensors)
 def _hidden(match: str, wanted: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     if match == "mse":
         return F.mse_loss(given.float(), wanted.float())
+    if match == "energy":
+        return F.mse_loss(_energy(given.float()), _energy(wanted.float()))
     return F.mse_loss(_relations(given.float()), _relations(wanted.float()))
+
+
+def _energy(feature: torch.Tensor) -> torch.Tensor:
+    """The mean square over the channels at each position, each sample's of length 1: (batch, positions)."""
+    axis = channel_axis(feature)
+    strong = feature.square().mean(axis).flatten(1) if feature.dim() > 2 else feature.square()
+    return F.normalize(strong, dim=1)
 
 
 def _relations(feature: torch.Tensor) -> torch.Tensor:

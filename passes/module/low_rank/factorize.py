@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from enginery.errors import PassError, UsageError
 from enginery.passes.base import ModuleContext, PassResult, Refusal
@@ -20,8 +20,10 @@ class Factorize:
     """Replaces W by B A: `Linear(in, rank)` then `Linear(rank, out)`, or a convolution with `rank` filters then a 1x1.
 
     1. Exactly one rule sets the ranks: `energy` (the least rank that keeps this share of each layer's energy),
-       `share` (each layer keeps this share of its elements), `budget` (all layers together keep this share, spread
-       where it costs least), or `rank`.
+       `share` (each layer keeps this share of its elements), `budget` (all layers together keep this share), or `rank`.
+       A budget is spread where it costs least: by each layer's own energy, or, with `by=sensitivity`, by what the
+       answers lose. For that each layer alone is factorized to several shares, and the module's outputs on `probe`
+       batches (of the training data, or the example) are compared with the whole module's, as 1 - their mean cosine.
     2. `aware=true` minimizes the relative error of each output vector over `samples` batches of the training data and
        lets the bias take over the mean; `aware=false` is the plain SVD of the weight and needs no data.
     3. The output's shape, the bias and every attribute of the convolution but its kernel size stay.
@@ -37,6 +39,8 @@ class Factorize:
     share: float | None = None
     budget: float | None = None
     rank: int | None = None
+    by: Literal["energy", "sensitivity"] = "energy"
+    probe: int = 4
     aware: bool = True
     samples: int = 64
     layers: str = ".*"
@@ -51,8 +55,11 @@ class Factorize:
                 raise UsageError(f"{self.name}: rank={value} is out of range; expected 1 or more")
         elif not 0 < value < 1:
             raise UsageError(f"{self.name}: {given[0]}={value} is out of range; expected between 0 and 1")
-        if self.samples < 1:
-            raise UsageError(f"{self.name}: samples={self.samples} is out of range; expected 1 or more")
+        if self.by == "sensitivity" and self.budget is None:
+            raise UsageError(f"{self.name}: by=sensitivity spreads a budget; give budget")
+        for option, value in (("samples", self.samples), ("probe", self.probe)):
+            if value < 1:
+                raise UsageError(f"{self.name}: {option}={value} is out of range; expected 1 or more")
 
     def apply(self, module: torch.nn.Module, context: ModuleContext) -> tuple[torch.nn.Module, PassResult]:
         from enginery.passes.module.layers import replace, select
@@ -69,7 +76,7 @@ class Factorize:
             else:
                 layers.append((name, layer))
         decompositions = self._decompose(module, layers, context)
-        ranks, sizes = self._ranks(layers, decompositions)
+        ranks, sizes = self._ranks(module, layers, decompositions, context)
         replaced: dict[str, Any] = {}
         for name, layer in layers:
             rank, energy = ranks[name], decompositions[name].energy
@@ -103,9 +110,16 @@ class Factorize:
                 found[name] = decompose(layer.get_parameter("weight").flatten(1), moments.pop(name))
         return found
 
-    def _ranks(self, layers: Layers, decompositions: dict[str, Decomposition]) -> tuple[dict[str, int], dict[str, int]]:
+    def _ranks(
+        self,
+        module: torch.nn.Module,
+        layers: Layers,
+        decompositions: dict[str, Decomposition],
+        context: ModuleContext,
+    ) -> tuple[dict[str, int], dict[str, int]]:
         """The rank of each layer, and the elements that its factors would have."""
         from enginery.passes.module.low_rank.ranks import Candidate, by_budget, by_energy, by_share
+        from enginery.passes.module.low_rank.sensitivity import by_losses, losses
 
         candidates: dict[str, Candidate] = {}
         for name, layer in layers:
@@ -115,6 +129,9 @@ class Factorize:
             ranks = by_energy(candidates, self.energy)
         elif self.share is not None:
             ranks = by_share(candidates, self.share)
+        elif self.budget is not None and self.by == "sensitivity":
+            lost = losses(module, layers, decompositions, candidates, context, self.probe)
+            ranks = by_losses(candidates, lost, self.budget)
         elif self.budget is not None:
             ranks = by_budget(candidates, self.budget)
         else:

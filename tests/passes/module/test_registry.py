@@ -18,6 +18,7 @@ EXAMPLES = [
     "prune-channels{ratio=0.5}",
     "prune-channels{macs=0.5,criterion=taylor,round_to=4}",
     "factorize{energy=0.9}",
+    "factorize{budget=0.5,by=sensitivity}",
     "factorize{budget=0.5,aware=false,layers=.*dense}",
     "prune-weights{ratio=0.9,criterion=lamp}",
     "prune-weights{epochs=3,ratio=0.9,prune=cubic}",
@@ -25,6 +26,7 @@ EXAMPLES = [
     "recover{epochs=2,quantize=int8}",
     "recover{minutes=1.0,ema=0.99,sparsity=group-lasso}",
     'distil{epochs=2,student=student.py:make,hidden=["a.b->c"]}',
+    'distil{epochs=2,attention=["a.*.self->b.*.self"],mapping=last}',
     "share-weights{codes=16}",
     "tie-weights",
 ]
@@ -70,6 +72,7 @@ def test_every_pass_is_a_frozen_dataclass_with_a_numbered_contract():
         ("factorize{rank=0}", "rank=0"),
         ("factorize{energy=1.5}", "energy=1.5"),
         ("factorize{rank=1,samples=0}", "samples=0"),
+        ("factorize{rank=1,by=sensitivity}", "give budget"),
         ("recover{epochs=1,quantize=int8,bits=9}", "bits=9"),
         ("separate-convolutions{multiplier=0}", "multiplier=0"),
         ("remove-redundant-channels{samples=0}", "samples=0"),
@@ -78,7 +81,8 @@ def test_every_pass_is_a_frozen_dataclass_with_a_numbered_contract():
         ("distil", "give epochs or minutes"),
         ("distil{epochs=1,alpha=0}", "alpha=0.0"),
         ("distil{epochs=1,temperature=0}", "temperature=0.0"),
-        ("distil{epochs=1,hidden=[a]}", "teacher.layer->student.layer"),
+        ("distil{epochs=1,hidden=[a]}", "hidden has 'a'; expected teacher.layer->student.layer"),
+        ("distil{epochs=1,attention=[a]}", "attention has 'a'; expected teacher.layer->student.layer"),
     ],
 )
 def test_wrong_options_say_what_is_expected(text, message):

@@ -52,7 +52,7 @@ def test_a_derived_student_learns_from_the_original():
 
 
 @pytest.mark.parametrize("soft", ["kl", "mse", "cosine"])
-@pytest.mark.parametrize("match", ["mse", "relation"])
+@pytest.mark.parametrize("match", ["mse", "relation", "energy"])
 def test_every_loss_trains_and_repeats(soft, match):
     task = Task("transformer", samples=64)
     context = task.context(original=lambda: seeded(Transformer), metric=None)

@@ -162,3 +162,32 @@ def test_only_so_many_batches_are_read():
 
     Factorize(rank=1, samples=3).apply(seeded(Mlp), Task("mlp").context(batches=batches))
     assert read == [0, 1, 2]
+
+
+def test_sensitivity_spends_the_budget_where_the_answers_need_it():
+    """`second` has rank 4, so that a small share of it costs nothing; `first` needs all it can get."""
+    task, layers = Task("mlp"), "first|second"
+    answers = outputs_of(low_rank_mlp(), task.x)
+    module, result = Factorize(budget=0.6, by="sensitivity", aware=False, layers=layers).apply(
+        low_rank_mlp(), task.context()
+    )
+    assert result.details["layers"]["second"]["rank"] in (4, 5, 6)
+    assert {r.node: r.reason for r in result.refusals}["first"].startswith("at rank 16 the two factors")
+    np.testing.assert_allclose(outputs_of(module, task.x), answers, rtol=1e-3, atol=1e-3)
+    even, _ = Factorize(share=0.6, aware=False, layers=layers).apply(low_rank_mlp(), task.context())
+    assert np.abs(outputs_of(even, task.x) - answers).max() > 0.01
+
+
+@pytest.mark.parametrize("batches", ["batches", None])
+def test_sensitivity_stays_within_the_budget_and_repeats(batches):
+    task = Task("cnn")
+    context = task.context(batches=getattr(task, batches) if batches else None)
+
+    def made():
+        return Factorize(budget=0.5, by="sensitivity", aware=False, probe=2).apply(seeded(Cnn), context)
+
+    module, result = made()
+    assert result.changed > 0
+    assert result.details["layers"] == made()[1].details["layers"]
+    whole, kept = (sum(p.numel() for p in m.parameters() if p.dim() > 1) for m in (seeded(Cnn), module))
+    assert kept <= 0.5 * whole + 16 * 9
