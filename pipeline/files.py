@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,33 @@ def pretty_json(value: Any) -> str:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file by way of a temporary one and a rename: at any moment `path` is the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    write_together(path.parent, {path.name: data})
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write several files of a folder: an error, such as a full disk, leaves every one of them as it was.
+
+    Each is written beside its place first; only when all are on the disk are they renamed, in the order given. A
+    process that is killed leaves each the old one or the new one, and perhaps files called `.NAME.XXXXXXXX` beside
+    them. Files get the mode that the umask allows.
+    """
+    written: dict[str, Path] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; what we write is read by whoever serves the bundle.
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        for name, data in contents.items():
+            written[name] = folder / f".{name}.{secrets.token_hex(4)}"
+            with written[name].open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in written.items():
+            path.replace(folder / name)
+    except BaseException as error:
+        for path in written.values():
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which
+            error.filename = str(folder)
         raise
-    sync_folder(path.parent)
+    sync_folder(folder)
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -74,6 +74,7 @@ def revalidate(
         EngineError: the engine cannot run here.
         GateRefusedError: a gate refused.
     """
+    path = path.resolve()
     verify_bundle(path, before_signing=True)
     bundle = Bundle.open(path)
     manifest = bundle.manifest

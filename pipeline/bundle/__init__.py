@@ -10,10 +10,11 @@ from enginery.pipeline.bundle.folder import (
     Bundle,
     Verified,
     file_records,
+    must_be_outside,
+    sums_text,
     verify_bundle,
     verify_digests,
     verify_to_sign,
-    write_known_sums,
     write_sums,
 )
 
@@ -23,9 +24,10 @@ __all__ = [
     "Bundle",
     "Verified",
     "file_records",
+    "must_be_outside",
+    "sums_text",
     "verify_bundle",
     "verify_digests",
     "verify_to_sign",
-    "write_known_sums",
     "write_sums",
 ]

@@ -52,7 +52,7 @@ class Bundle:
             UsageError: there is no bundle at `path`.
             IntegrityError: the manifest cannot be read.
         """
-        _must_be_bundle(path)
+        must_be_bundle(path)
         return cls(path, read_manifest(path / FILE_NAME))
 
     @property
@@ -114,7 +114,7 @@ def verify_bundle(
         IntegrityError: a file was changed, added, removed, or is no plain file (every fault is named); the signature is
             missing or does not hold; or the bundle's recipe demands a signature and no key was given.
     """
-    _must_be_bundle(path)
+    must_be_bundle(path)
     if public_key is None and (named := os.environ.get(KEY_VARIABLE)):
         public_key = Path(named)
     if public_key is not None:
@@ -137,7 +137,7 @@ def verify_digests(path: Path, on_bytes: Callable[[int], Any] = lambda _: None) 
         UsageError: there is no bundle at `path`.
         IntegrityError: a file was changed, added, removed, or is no plain file.
     """
-    _must_be_bundle(path)
+    must_be_bundle(path)
     sums = _read_sums(path / SUMS)
     _check_file_set(path, {*sums, SUMS})
     _check_digests(path, sums, on_bytes)
@@ -147,11 +147,17 @@ def verify_digests(path: Path, on_bytes: Callable[[int], Any] = lambda _: None) 
 def verify_to_sign(path: Path) -> Verified:
     """Check every file of a bundle but those that signing writes anew, which may be absent, damaged or stale.
 
+    What a signing that was killed left beside them is swept away. The caller holds the folder.
+
     Raises:
         UsageError: there is no bundle at `path`.
         IntegrityError: any other file was changed, added or removed.
     """
-    _must_be_bundle(path)
+    must_be_bundle(path)
+    for name in (*RELEASE_FILES, SUMS):
+        for stale in path.glob(f".{name}.????????"):
+            if stale.is_file():
+                stale.unlink()
     sums = {name: digest for name, digest in _read_sums(path / SUMS).items() if name not in RELEASE_FILES}
     present = {name for name in RELEASE_FILES if (path / name).exists()}
     _check_file_set(path, {*sums, SUMS, *present})
@@ -195,7 +201,20 @@ def _check_digests(path: Path, sums: Mapping[str, str], on_bytes: Callable[[int]
         raise IntegrityError(f"{path}: changed since the build: {', '.join(changed)}. {_DO_NOT_USE}")
 
 
-def _must_be_bundle(path: Path) -> None:
+def must_be_outside(path: Path, bundle: Path) -> None:
+    """Refuse to write into a bundle: with one file more it would no longer verify.
+
+    Raises:
+        UsageError: `path` is the bundle, or lies in it.
+    """
+    if path.resolve().is_relative_to(bundle.resolve()):
+        raise UsageError(
+            f"{path} lies inside the bundle {bundle}, which takes no other files. Name a place outside it."
+        )
+
+
+def must_be_bundle(path: Path) -> None:
+    """Raise UsageError where no bundle is at `path`."""
     if not path.is_dir():
         raise UsageError(f"{path} is not a folder. Name the bundle, such as build/minilm/onnxruntime-cpu-int8.")
     if not (path / FILE_NAME).is_file():
@@ -264,13 +283,13 @@ def _check_manifest(path: Path, manifest: Manifest, sums: Mapping[str, str]) -> 
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over every other file of `folder`."""
     names = [path.relative_to(folder).as_posix() for path in files_below(folder)]
-    write_known_sums(folder, {name: sha256_file(folder / name) for name in names if name != SUMS})
-
-
-def write_known_sums(folder: Path, sums: Mapping[str, str]) -> None:
-    """Write SHA256SUMS from digests that the caller has just computed."""
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    text = sums_text({name: sha256_file(folder / name) for name in names if name != SUMS})
     write_durably(folder / SUMS, text.encode())
+
+
+def sums_text(sums: Mapping[str, str]) -> str:
+    """The content of SHA256SUMS for digests that the caller has just computed."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
 
 
 def file_records(folder: Path, names: list[str]) -> dict[str, FileRecord]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +31,9 @@ def placing(place: Path) -> Generator[Path]:
         for kind in ("new", "old"):
             for stale in place.parent.glob(f".{place.name}.{kind}.*"):
                 shutil.rmtree(stale)
-        fresh = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.new."))
+        fresh = place.parent / f".{place.name}.new.{secrets.token_hex(4)}"
+        fresh.mkdir()  # with the mode that the umask allows, which mkdtemp ignores
         try:
-            fresh.chmod(0o755)
             yield fresh
             sync_tree(fresh)
             replace_folder(fresh, place)

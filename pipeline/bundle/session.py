@@ -99,6 +99,7 @@ def open_session(
         IntegrityError: a file was changed, added or removed, or the signature does not hold.
         EngineError: the engine cannot run here, runs elsewhere than on `provider`, or fails its self-test.
     """
+    path = path.resolve()  # a link that moves to another bundle meanwhile must not lead to what was not verified
     if verify:
         verify_bundle(path, public_key=public_key)
     bundle = Bundle.open(path)

@@ -12,7 +12,8 @@ import base64
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,12 +34,15 @@ _KEYS = (
 )
 
 
-def write_signature(bundle: Path, unsigned: set[str], key: Path, password: str | None = None) -> None:
-    """Sign every file of `bundle` except the ones named in `unsigned`, and write `model.sig`.
+def make_signature(
+    name: str, digests: Mapping[str, str], unsigned: Iterable[str], key: Path, password: str | None = None
+) -> bytes:
+    """The content of `model.sig` for files whose digests the caller has just computed.
 
     Args:
-        bundle: the folder; its name becomes the name of the statement's subject.
-        unsigned: names of files that the signature cannot cover; `model.sig` is always one of them.
+        name: of the bundle's folder; it becomes the name of the statement's subject.
+        digests: sha256 by name of every file to sign.
+        unsigned: names of files beside them that the signature cannot cover; `model.sig` is always one of them.
         key: the private key, a PEM file.
         password: of an encrypted key.
 
@@ -47,12 +51,22 @@ def write_signature(bundle: Path, unsigned: set[str], key: Path, password: str |
         UsageError: the key cannot be read, or is of another kind.
     """
     try:
-        from model_signing import hashing, signing
+        from model_signing import hashing, manifest, signing
     except ImportError as error:
         raise missing(error, "sign", "Signing a bundle") from error
-    ignored = [Path(name) for name in sorted({*unsigned, SIGNATURE})]
+
+    class Known(hashing.Config):
+        """Takes the digests as they are: nothing is read again, so nothing else than what was verified is signed."""
+
+        def hash(self, model_path: Any, *, files_to_hash: Any = None) -> manifest.Manifest:  # noqa: ARG002
+            how = {"method": "files", "hash_type": "sha256", "allow_symlinks": False}
+            ignored = sorted({*unsigned, SIGNATURE})
+            kind = manifest.SerializationType.from_args({**how, "ignore_paths": ignored})
+            items = [kind.new_item(file, cast("Any", _Digest(digest))) for file, digest in digests.items()]
+            return manifest.Manifest(name, items, kind)
+
     config = signing.Config()
-    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False))
+    config.set_hashing_config(Known())
     try:
         # model_signing declares str, and hands it to a function that takes bytes only.
         secret = cast("Any", password.encode() if password is not None else None)
@@ -61,8 +75,20 @@ def write_signature(bundle: Path, unsigned: set[str], key: Path, password: str |
         raise UsageError(f"{key} cannot sign: {_first_line(error)}. {_KEYS}") from error
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / SIGNATURE
-        config.sign(bundle.absolute(), written)
-        write_durably(bundle / SIGNATURE, written.read_bytes())
+        config.sign(Path(name), written)
+        return written.read_bytes()
+
+
+@dataclass(frozen=True)
+class _Digest:
+    """A sha256 in the form in which model_signing hands digests around."""
+
+    digest_hex: str
+    algorithm: str = "sha256"
+
+    @property
+    def digest_value(self) -> bytes:
+        return bytes.fromhex(self.digest_hex)
 
 
 def write_public_key(key: Path, target: Path, password: str | None = None) -> None:
@@ -116,7 +142,7 @@ def verify_signature(bundle: Path, public_key: Path, check_names: Callable[[set[
             # What is verified is what was read above, whatever happens to the bundle meanwhile.
             copy = Path(folder) / SIGNATURE
             copy.write_bytes(content)
-            config.verify(bundle.absolute(), copy)
+            config.verify(bundle.resolve(), copy)  # a link to a bundle is no link in it
     except IntegrityError:
         raise
     except Exception as error:

@@ -20,8 +20,12 @@ def command(bundle: Path, other: Path | None, output: Path | None, *, show: bool
     A refused build has a report as well. With OTHER: what changed from BUNDLE to OTHER in verdicts, accuracy, speed,
     size, passes and versions.
     """
+    from enginery.pipeline.bundle import must_be_outside
     from enginery.pipeline.report import read_report
 
+    for folder in (bundle, other):
+        if output is not None and folder is not None:
+            must_be_outside(output, folder)
     report = read_report(bundle)
     if other is None:
         from enginery.pipeline.report.html import render_html

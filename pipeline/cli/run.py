@@ -41,11 +41,14 @@ def command(
 
     With --selftest alone it says whether the engine answers here as it did where it was built.
     """
+    from enginery.pipeline.bundle import must_be_outside
     from enginery.pipeline.bundle.session import open_session
     from enginery.pipeline.npz import read_npz, write_npz
 
     if (inputs is None) != (outputs is None) or (inputs is None and not selftest):
         raise click.UsageError("Give --inputs and --outputs, or --selftest, or all three.")
+    if outputs is not None:
+        must_be_outside(outputs, bundle)
     feeds = None if inputs is None else read_npz(inputs)
     with open_session(bundle, selftest=selftest, **options) as session:
         for _ in range(warmup if feeds is not None else 0):

@@ -27,10 +27,13 @@ def command(bundle: Path, key: Path, builder: str | None, write_public_key: Path
     """
     import os
 
+    from enginery.pipeline.bundle import must_be_outside
     from enginery.pipeline.bundle.signature import write_public_key as write_key
     from enginery.pipeline.release.provenance import LOCAL_BUILDER
     from enginery.pipeline.release.sign import sign_bundle
 
+    if write_public_key is not None:
+        must_be_outside(write_public_key, bundle)
     password = os.environ.get("ENGINERY_KEY_PASSWORD")
     signed = sign_bundle(bundle, key, password=password, builder=builder or LOCAL_BUILDER)
     if write_public_key is not None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import secrets
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from enginery.errors import IntegrityError, UsageError
-from enginery.pipeline.bundle import SUMS, Verified, verify_bundle
+from enginery.pipeline.bundle import SUMS, Verified, must_be_outside, verify_bundle
 from enginery.pipeline.files import canonical_json, sha256_file, sync_folder, write_durably
 from enginery.pipeline.store.locks import hold
 
@@ -50,9 +49,11 @@ def export_oci(bundle: Path, layout: Path, *, tag: str | None = None, public_key
         public_key: demand a signature that this key verifies.
 
     Raises:
-        UsageError: `layout` is a folder of something else, or the tag is not one.
+        UsageError: `layout` is a folder of something else or lies in the bundle, or the tag is not one.
         IntegrityError: the bundle does not verify.
     """
+    must_be_outside(layout, bundle)
+    bundle = bundle.resolve()
     verified = verify_bundle(bundle, public_key=public_key)
     tag = tag or f"{verified.manifest.target}-{verified.manifest.precision}"
     _check_tag(tag)
@@ -117,13 +118,10 @@ def _blob(layout: Path, content: bytes, media_type: str) -> dict[str, Any]:
 
 def _layer(layout: Path, bundle: Path, name: str) -> dict[str, Any]:
     """Copy one file as a blob. What was copied is what is described, whatever happens to the bundle meanwhile."""
-    handle, temporary = tempfile.mkstemp(dir=layout / "blobs" / "sha256", prefix=".new.")
-    os.close(handle)
-    copy = Path(temporary)
+    copy = layout / "blobs" / "sha256" / f".new.{secrets.token_hex(4)}"
     try:
         shutil.copyfile(bundle / name, copy)
         digest, size = sha256_file(copy), copy.stat().st_size
-        copy.chmod(0o644)
         copy.replace(layout / "blobs" / "sha256" / digest)
     finally:
         copy.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from typing import Any
 from enginery.engines.base import Arrays
 from enginery.engines.onnxruntime import import_onnxruntime, runtime_errors
 from enginery.errors import EngineError, UsageError
-from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle import Bundle, must_be_outside, verify_bundle
 from enginery.pipeline.bundle.manifest import Manifest
 from enginery.pipeline.bundle.selftest import check_golden
 from enginery.pipeline.comparison import OutputFigures
@@ -42,10 +42,12 @@ def export_ort(bundle: Path, folder: Path, *, public_key: Path | None = None) ->
         public_key: demand a signature that this key verifies.
 
     Raises:
-        UsageError: the bundle is for another target.
+        UsageError: the bundle is for another target, or `folder` lies in it.
         IntegrityError: the bundle does not verify.
         EngineError: ONNX Runtime cannot write or load the file, or it answers otherwise than the bundle's engine.
     """
+    must_be_outside(folder, bundle)
+    bundle = bundle.resolve()
     manifest = verify_bundle(bundle, public_key=public_key).manifest
     if manifest.target != "onnxruntime-cpu":
         raise UsageError(f"{bundle} is for {manifest.target}; the .ort format holds engines for onnxruntime-cpu.")
@@ -57,7 +59,6 @@ def export_ort(bundle: Path, folder: Path, *, public_key: Path | None = None) ->
         sync_tree(Path(work))
         path = folder / fresh.name
         shutil.move(fresh, path)
-    path.chmod(0o644)
     sync_folder(folder)
     cases = sum(case.outputs is not None for case in manifest.golden)
     return OrtModel(path, sha256_file(path), cases, figures)

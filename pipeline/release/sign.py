@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from enginery.pipeline.bundle.folder import (
-    PROVENANCE,
-    RELEASE_FILES,
-    SUMS,
-    Verified,
-    verify_to_sign,
-    write_known_sums,
-)
-from enginery.pipeline.bundle.signature import SIGNATURE, write_signature
-from enginery.pipeline.files import sha256_file, write_durably
+from enginery.pipeline.bundle.folder import PROVENANCE, SUMS, Verified, must_be_bundle, sums_text, verify_to_sign
+from enginery.pipeline.bundle.signature import SIGNATURE, make_signature
+from enginery.pipeline.files import write_together
 from enginery.pipeline.release.provenance import LOCAL_BUILDER, sign_statement, statement
+from enginery.pipeline.store.locks import hold_folder
 
 
 def sign_bundle(
@@ -23,8 +18,8 @@ def sign_bundle(
 ) -> Verified:
     """Verify a bundle's digests, then write its provenance, its signature and the sums of both.
 
-    A bundle that is signed already is signed anew. A process that is killed in between leaves a bundle that does not
-    verify, and that can be signed again.
+    A bundle that is signed already is signed anew. An error, such as a full disk, leaves the bundle as it was. A
+    process that is killed while it renames the files leaves one that does not verify, and that can be signed again.
 
     Args:
         bundle: the folder.
@@ -38,12 +33,20 @@ def sign_bundle(
         MissingDependencyError: the extra `sign` is absent.
         UsageError: the key or the builder's URI is wrong.
     """
-    verified = verify_to_sign(bundle)
-    document = statement(verified.manifest, verified.manifest_digest, builder=builder, finished=finished)
-    envelope = sign_statement(document, key, password)
-    write_durably(bundle / PROVENANCE, envelope.encode())
-    write_signature(bundle, {SUMS, SIGNATURE}, key, password)
-    fresh = {name: sha256_file(bundle / name) for name in sorted(RELEASE_FILES)}
-    sums = {**verified.sums, **fresh}
-    write_known_sums(bundle, sums)
-    return replace(verified, files=len(sums) + 1, digest=sha256_file(bundle / SUMS), sums=sums)
+    must_be_bundle(bundle)
+    bundle = bundle.resolve()
+    with hold_folder(bundle):
+        verified = verify_to_sign(bundle)
+        document = statement(verified.manifest, verified.manifest_digest, builder=builder, finished=finished)
+        envelope = sign_statement(document, key, password).encode()
+        sums = {**verified.sums, PROVENANCE: _sha256(envelope)}
+        signature = make_signature(bundle.name, sums, {SUMS}, key, password)
+        sums[SIGNATURE] = _sha256(signature)
+        listed = sums_text(sums).encode()
+        write_together(bundle, {PROVENANCE: envelope, SIGNATURE: signature, SUMS: listed})
+    size = verified.bytes + len(envelope) + len(signature)
+    return replace(verified, files=len(sums) + 1, bytes=size, digest=_sha256(listed), sums=sums)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

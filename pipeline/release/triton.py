@@ -6,8 +6,8 @@ model. What the engine had and Triton cannot be told is reported, not dropped un
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from enginery.engines import get_engine
 from enginery.errors import EngineError, EngineryError, UsageError
-from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle import Bundle, must_be_outside, verify_bundle
 from enginery.pipeline.bundle.manifest import GoldenCase, Manifest
 from enginery.pipeline.files import sync_folder, sync_tree, write_durably
 from enginery.pipeline.npz import read_npz
@@ -63,7 +63,9 @@ def export_triton(
         EngineError: an engine was not validated, or Triton would not take what was written.
         MissingDependencyError: the extra `triton` is absent.
     """
-    bundles = [_verified(path, public_key) for path in paths]
+    for path in paths:
+        must_be_outside(repository, path)
+    bundles = [_verified(path.resolve(), public_key) for path in paths]
     manifest = bundles[0].manifest
     platform(manifest.target)
     _must_agree([bundle.manifest for bundle in bundles])
@@ -72,7 +74,8 @@ def export_triton(
     number = _free_version(folder, version)
     plan, notes = _plan(bundles, name, keep_versions, instances)
     repository.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=repository, prefix=f".{name}.new."))
+    fresh = repository / f".{name}.new.{secrets.token_hex(4)}"
+    fresh.mkdir()
     try:
         _write(fresh / name, number, bundles, manifest, plan)
         if faults := lint_model(fresh / name):
@@ -205,7 +208,6 @@ def _write(folder: Path, version: int, bundles: Sequence[Bundle], manifest: Mani
     place = folder / str(version)
     place.mkdir(parents=True)
     (folder / "warmup").mkdir()
-    folder.chmod(0o755)
     for bundle in bundles:
         capability = str(bundle.manifest.engine.facts.get("capability"))
         _copy_engine(bundle, place, plan.by_capability.get(capability, plan.filename))

@@ -25,6 +25,17 @@ def hold(path: Path, on_wait: Callable[[], None]) -> Generator[None]:
 
 
 @contextmanager
+def hold_folder(folder: Path) -> Generator[None]:
+    """Hold an exclusive lock on a folder itself: no file is made for it, so whoever lists the folder sees none."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def hold_if_free(path: Path) -> Generator[bool]:
     """Hold the lock if nobody does; yields whether it is held."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
@@ -77,6 +78,49 @@ def test_a_signing_that_was_killed_can_be_done_again(bundle, keys, left):
         verify_bundle(bundle)
     sign_bundle(bundle, keys / "ours.pem")
     assert verify_bundle(bundle, public_key=keys / "ours.pub").signed
+
+
+def test_what_a_killed_signing_left_beside_the_files_is_swept(signed, keys):
+    (signed / ".model.sig.0123abcd").write_text("half")
+    with pytest.raises(IntegrityError, match=r"\.model\.sig\.0123abcd is not part of the bundle"):
+        verify_bundle(signed)
+    sign_bundle(signed, keys / "ours.pem")
+    assert verify_bundle(signed, public_key=keys / "ours.pub").signed
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(signed, keys):
+    """A limit on the size of files stands in for the disk: the provenance does not fit."""
+    before = verify_bundle(signed, public_key=keys / "ours.pub").digest
+    limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from enginery.pipeline.cli.main import cli; cli()"
+    command = [sys.executable, "-P", "-c", limit, "sign", signed, "--key", keys / "ours.pem"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Error: File too large" in done.stderr
+    assert verify_bundle(signed, public_key=keys / "ours.pub").digest == before
+
+
+def test_a_link_to_a_bundle_is_signed_and_verified(bundle, keys, tmp_path):
+    """Deployments point `current` at a version."""
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    sign_bundle(link, keys / "ours.pem")
+    assert verify_bundle(link, public_key=keys / "ours.pub").signed
+    assert verify_bundle(bundle, public_key=keys / "ours.pub").signed
+    assert link.is_symlink()
+
+
+def test_signings_at_once_leave_a_signed_bundle(bundle, keys):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: sign_bundle(bundle, keys / "ours.pem"), range(8)))
+    assert verify_bundle(bundle, public_key=keys / "ours.pub").signed
+
+
+def test_a_folder_that_is_no_bundle_is_not_signed(keys, tmp_path):
+    with pytest.raises(UsageError, match="is not a folder"):
+        sign_bundle(tmp_path / "nowhere", keys / "ours.pem")
+    with pytest.raises(UsageError, match="is not a bundle"):
+        sign_bundle(tmp_path, keys / "ours.pem")
 
 
 def test_a_changed_bundle_is_not_signed(bundle, keys):
