@@ -57,6 +57,9 @@ class BuildSpec:
     precision: str = "fp32"
     """What the engine itself shall compute in; another value than fp32 only where `Engine.native` names it."""
 
+    cache: Path | None = None
+    """A folder where an engine may keep what makes later builds faster; nothing in it is part of a result."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -134,6 +137,10 @@ class Engine(ABC):
 
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Engine options that change no answer and may be faster, depending on model and machine: worth a measurement."""
+
+    def builds_for(self) -> str:
+        """The devices at hand that a build depends on, in words; empty where it depends on none but the processor."""
+        return ""
 
     @abstractmethod
     def cannot_build(self) -> str | None:

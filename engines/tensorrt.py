@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 
 from enginery.engines import plan, trust
 from enginery.engines.base import Artifact, BuildSpec, DimRange, Engine, Session, TensorSpec
-from enginery.engines.cuda import devices, no_gpu_reason
+from enginery.engines.cuda import Device, devices, no_gpu_reason
 from enginery.engines.kernels import kernel_facts
 from enginery.engines.model_check import check_model
 from enginery.engines.model_copy import copy_model
@@ -57,6 +57,10 @@ class _TensorRT(Engine):
             least = ".".join(map(str, self.least))
             return f"{self.module} {version} is installed; {least} or newer is needed. {self.package}"
         return None if self.rtx else no_gpu_reason()
+
+    def builds_for(self) -> str:
+        # Full TensorRT times its kernels on the device at hand.
+        return "" if self.rtx else ", ".join(f"{device.name} {device.capability}" for device in devices())
 
     def cannot_run(self) -> str | None:
         return self.cannot_build() or no_gpu_reason()
@@ -122,6 +126,15 @@ class _TensorRT(Engine):
             session.refit(artifact.folder / WEIGHTS)
         return session
 
+    def _timing_cache(self, spec: BuildSpec, options: BuildOptions, version: str) -> str | None:
+        """The recipe's file, else one in the build's own cache for this version and device."""
+        if options.timing_cache is not None:
+            return str(Path(options.timing_cache).resolve())
+        found = devices()
+        if self.rtx or spec.cache is None or options.device >= len(found):
+            return None
+        return str(timing_cache_file(spec.cache.resolve(), version, found[options.device]))
+
     def _serialize(
         self, model: Path, path: Path, spec: BuildSpec, options: BuildOptions, log: BuildLog, version: str
     ) -> None:
@@ -132,7 +145,7 @@ class _TensorRT(Engine):
             inputs={tensor.name: len(tensor.shape) for tensor in spec.inputs},
             outputs={tensor.name: len(tensor.shape) for tensor in spec.outputs},
             shapes=[_profile(spec.inputs, ranges) for ranges in options.ranges(spec.dims)] if spec.dims else [],
-            options={**options.to_json(), "timing_cache": options.timing_cache},
+            options={**options.to_json(), "timing_cache": self._timing_cache(spec, options, version)},
         )
         refused = f"{model.name}: {self.target} {version}"
         try:
@@ -164,6 +177,12 @@ class TensorRTRTX(_TensorRT):
     package = "Install it with `pip install enginery[rtx]`; it builds without a GPU."
     rtx = True
     least = (1, 2)
+
+
+def timing_cache_file(folder: Path, version: str, device: Device) -> Path:
+    """Where timings of a device and a version of TensorRT are kept: those of others are worth nothing."""
+    name = re.sub(r"[^a-z0-9.]+", "-", f"{version} {device.name} {device.capability}".lower())
+    return folder / f"tensorrt-{name}.timing"
 
 
 def _profile(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, DimRange]) -> dict[str, list[list[int]]]:

@@ -36,7 +36,7 @@ class BuildOptions:
     `profiles` holds further optimization profiles, each a mapping from dimension to [min, opt, max]; dimensions that
     it leaves out keep the recipe's range. Without it the recipe's ranges are the only profile. `workspace` is the
     builder's scratch memory in bytes (None: TensorRT's own default, all of the device). `timing_cache` is a file that
-    is read when it exists and written after the build.
+    is read when it exists and written after the build (None: one in the build's cache, for this version and device).
     """
 
     profiles: tuple[Mapping[str, tuple[int, int, int]], ...] = ()

@@ -67,9 +67,9 @@ def build(request: Request, log: BuildLog) -> Outcome:
         options = BuildOptions.parse(request.options, request.target)
         config = builder.create_builder_config()
         apply_options(trt, config, options, request.target)
+        cache = _timing_cache(config, options)
     except EngineError as error:
         return Outcome(error=str(error))
-    cache = _timing_cache(config, options)
     for shapes in request.shapes:
         profile = builder.create_optimization_profile()
         for name, (low, best, high) in shapes.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -61,7 +62,8 @@ class Line(GraphStages):
             from enginery.pipeline.stages.compile import compile_engine
 
             graph.verify()
-            compile_engine(folder, engine=engine, model=graph.path(MODEL), spec=self.spec(target, precision))
+            cached = replace(self.spec(target, precision), cache=self.store.workdir("engines"))
+            compile_engine(folder, engine=engine, model=graph.path(MODEL), spec=cached)
 
         spec = self.spec(target, precision)
         return self.obtain(
@@ -72,6 +74,7 @@ class Line(GraphStages):
                 "model": graph.digest_of("model"),
                 "outputs": digest_json([spec_to_json(output) for output in self.outputs]),
                 "machine": processor(),
+                **({"devices": devices} if (devices := engine.builds_for()) else {}),
             },
             code=["enginery.pipeline.stages.compile", type(engine).__module__],
             tools=RUNTIMES.get(type(engine).__module__, ()),

@@ -12,8 +12,10 @@ import pytest
 
 from enginery.engines import get_engine, trust
 from enginery.engines.base import Artifact, BuildSpec, DimRange, TensorSpec
-from enginery.engines.cuda import devices
-from enginery.engines.tensorrt import TensorRTRTX
+from enginery.engines.cuda import Device, devices
+from enginery.engines.tensorrt import TensorRTRTX, timing_cache_file
+from enginery.engines.tensorrt_process import build_plan
+from enginery.engines.tensorrt_worker import Request
 from enginery.errors import EngineError, InvalidModelError, UntrustedSourceError, UsageError
 
 trt = pytest.importorskip("tensorrt_rtx")
@@ -221,6 +223,28 @@ def test_a_crash_of_the_builder_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("enginery.engines.tensorrt_process.WORKER", (sys.executable, "-c", crash))
     with pytest.raises(EngineError, match="the builder was killed by SIGSEGV"):
         build(models.linear(), tmp_path)
+
+
+def test_a_timing_cache_belongs_to_a_version_and_a_device(tmp_path):
+    one = timing_cache_file(tmp_path, "10.13.2.6", Device("NVIDIA L4", "8.9"))
+    assert one.name == "tensorrt-10.13.2.6-nvidia-l4-8.9.timing"
+    assert one != timing_cache_file(tmp_path, "10.13.2.6", Device("NVIDIA L40S", "8.9"))
+    assert one != timing_cache_file(tmp_path, "10.14.0.1", Device("NVIDIA L4", "8.9"))
+
+
+def test_a_timing_cache_is_written_whole_and_read_again(tmp_path):
+    """TensorRT-RTX times nothing, and takes and gives the cache that full TensorRT fills."""
+    model = models.save(models.linear(), tmp_path)
+    cache = tmp_path / "cache" / "one.timing"
+    cache.parent.mkdir()
+    request = Request(
+        "tensorrt-rtx", "tensorrt_rtx", model.name, {"x": 2}, {"y": 2},
+        shapes=[{"x": [[1, 16], [4, 16], [32, 16]]}], options={"timing_cache": str(cache)},
+    )  # fmt: skip
+    assert build_plan(request, tmp_path, tmp_path / "first").error is None
+    assert [path.name for path in cache.parent.iterdir()] == ["one.timing"]
+    assert cache.stat().st_size > 0
+    assert build_plan(request, tmp_path, tmp_path / "second").error is None
 
 
 def test_a_read_only_home_does_not_stop_a_build(tmp_path, monkeypatch):
