@@ -83,6 +83,9 @@ class Artifact:
 class Session(ABC):
     """A loaded engine. Thread-safe; `run` checks its feeds before the runtime sees them."""
 
+    device_milliseconds: float | None = None
+    """Time of the last run between two events on the device, without copies; None where the processor does the work."""
+
     def __init__(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], dims: Mapping[str, DimRange]
     ) -> None:

@@ -81,8 +81,6 @@ class TensorRTSession(Session):
         self._profile = 0
         self._seen: Shapes | None = None
         self._graph: Graph | None = None
-        self.device_milliseconds: float | None = None
-        """Time of the last run on the device, between two CUDA events, without the copies."""
 
     def _run(self, feeds: Feeds) -> Arrays:
         with self._lock:

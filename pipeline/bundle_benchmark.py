@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -19,7 +20,10 @@ from enginery.pipeline.bundle.manifest import GoldenCase
 from enginery.pipeline.bundle.session import open_session
 from enginery.pipeline.npz import read_npz
 from enginery.pipeline.report import Latency, Speedup
-from enginery.pipeline.stages.benchmark import measure, speed_figures, summarize
+from enginery.pipeline.stages.benchmark import device_times, measure, speed_figures, summarize
+
+DEVICE_RUNS: Final = 50
+"""Runs that are timed by the device's own events, where it has any."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ def benchmark_bundles(
 
             times = measure(session, other, feeds, seconds, generator, hear)
             latencies = [_latency(str(bundle), name, times.candidate)]
+            if (device := device_times(session, feeds, DEVICE_RUNS)) is not None:
+                latencies.append(_latency(f"{bundle} (on the device, without copies)", name, device))
             speedup = None
             if times.baseline is not None:
                 latencies.append(_latency(str(against), name, times.baseline))

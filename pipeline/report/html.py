@@ -45,6 +45,7 @@ def render_html(report: Report) -> str:
             "stages": _stages_chart(report),
         },
         left_in_float=_left_in_float(report),
+        layers=[node for node in report.kernels.get("nodes", ()) if node.get("sources")],
         origin=_flat(report.original),
     )
 

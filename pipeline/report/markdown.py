@@ -15,6 +15,8 @@ MARKS = {
     Verdict.SKIPPED: "n/a",
 }
 MOST_REFUSALS = 20
+MOST_LAYERS = 200
+MOST_SOURCES = 4
 """Refusals shown per pass; report.json holds them all."""
 
 
@@ -30,6 +32,7 @@ def render_markdown(report: Report) -> str:
         _candidates,
         _sizes,
         _kernels,
+        _layers,
         _depth,
         _passes,
         _stages,
@@ -152,6 +155,29 @@ def _kernels(report: Report) -> str:
     if left and heavy.get("integer"):
         text += "\n\nHeavy nodes left in floating point:\n\n" + "\n".join(_first(left, "nodes"))
     return text
+
+
+def _layers(report: Report) -> str:
+    """What the runtime made of the graph, where it says which nodes went into a layer."""
+    known = [node for node in report.kernels.get("nodes", ()) if node.get("sources")]
+    rows = [
+        (
+            f"`{node['node']}`",
+            node["op"],
+            node["kind"],
+            "yes" if node["heavy"] else "",
+            ", ".join(_shortened(node["sources"])),
+        )
+        for node in known[:MOST_LAYERS]
+    ]
+    text = _section("Layers", ("layer", "type", "kind", "heavy", "from the nodes"), rows)
+    more = len(known) - len(rows)
+    return f"{text}\n\nAnd {more} more; report.json lists them." if more else text
+
+
+def _shortened(sources: Sequence[str]) -> list[str]:
+    more = len(sources) - MOST_SOURCES
+    return [*(f"`{source}`" for source in sources[:MOST_SOURCES]), *([f"{more} more"] if more > 0 else [])]
 
 
 def _depth(report: Report) -> str:

@@ -135,6 +135,17 @@ def _block(session: Session, feeds: Feeds, repeats: int) -> float:
     return (time.perf_counter() - begin) / repeats
 
 
+def device_times(session: Session, feeds: Feeds, runs: int) -> Seconds | None:
+    """Seconds of each run by the device's own events, copies left out; None where the processor does the work."""
+    taken: list[float] = []
+    for _ in range(runs):
+        session.run(feeds)
+        if session.device_milliseconds is None:
+            return None
+        taken.append(session.device_milliseconds / 1e3)
+    return np.array(taken)
+
+
 def speed_figures(ratios: Seconds, generator: np.random.Generator) -> dict[str, Any]:
     """Median of the paired ratios (baseline over candidate) and the bootstrap interval of that median."""
     chosen = generator.integers(0, len(ratios), (RESAMPLES, len(ratios)))

@@ -102,6 +102,14 @@ def test_refusals_carry_their_reasons_and_are_counted():
     assert rows(text, "Passes")[0][3] == "30"
 
 
+def test_layers_are_listed_with_the_nodes_that_went_into_them():
+    layer = {"node": "gemm_1", "op": "gemm", "kind": "integer", "heavy": True, "sources": [f"n{i}" for i in range(6)]}
+    text = render_markdown(make_report(kernels={"nodes": [layer] * 230}))
+    assert rows(text, "Layers")[0] == ["`gemm_1`", "gemm", "integer", "yes", "`n0`, `n1`, `n2`, `n3`, 2 more"]
+    assert len(rows(text, "Layers")) == 200
+    assert "And 30 more; report.json lists them." in text
+
+
 def test_a_name_cannot_break_a_table():
     gate = GateVerdict(gate="shapes", verdict=Verdict.PASSED, words="a|b\nc")
     assert rows(render_markdown(make_report(gates=(gate,))), "Gates") == [["shapes", "passed", "a\\|b c"]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from enginery.engines.base import Arrays, Feeds, Session, TensorSpec
-from enginery.pipeline.stages.benchmark import MIN_PAIRS, benchmark, speed_figures
+from enginery.pipeline.stages.benchmark import MIN_PAIRS, benchmark, device_times, speed_figures
 
 X = TensorSpec("x", "float32", ("batch",))
 FEEDS = {"x": np.zeros(2, np.float32)}
@@ -98,3 +98,24 @@ def test_one_outlier_moves_the_figure_little() -> None:
     ratios = np.full(21, 1.2)
     ratios[7] = 50.0
     assert speed_figures(ratios, generator)["high"] == 1.2
+
+
+class OnDevice(Sleeper):
+    """A session that says how long each run took on its device."""
+
+    def _run(self, feeds: Feeds) -> Arrays:
+        answer = super()._run(feeds)
+        self.device_milliseconds = float(len(self._log))
+        return answer
+
+
+def test_a_devices_own_times_are_collected_run_by_run() -> None:
+    found = device_times(OnDevice("gpu", 0, []), FEEDS, 3)
+    assert found is not None
+    np.testing.assert_allclose(found, [0.001, 0.002, 0.003])
+
+
+def test_a_session_on_the_processor_has_no_times_of_a_device() -> None:
+    log: list[str] = []
+    assert device_times(Sleeper("cpu", 0, log), FEEDS, 50) is None
+    assert log == ["cpu"]
