@@ -28,6 +28,8 @@ def infer_shapes(graph: gs.Graph) -> None:
     Raises:
         InvalidModelError: shape inference found a contradiction.
     """
+    from enginery.passes.graph.propagate import propagate_dims
+
     model = export_without_weights(graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -38,6 +40,7 @@ def infer_shapes(graph: gs.Graph) -> None:
         for tensor in node.outputs:
             if tensor.name in known and isinstance(tensor, gs.Variable):
                 _learn(tensor, known[tensor.name])
+    propagate_dims(graph)
 
 
 def export_without_weights(graph: gs.Graph) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 from enginery.passes.base import Refusal
 from enginery.passes.graph.base import ScopedPass
 from enginery.passes.graph.edit import producer
+from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.symbolic import ShapeValues
+from enginery.passes.graph.weights import is_known
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -25,6 +28,8 @@ class MergeTransposes(ScopedPass):
     2. `Reshape(Transpose(Reshape(x, [-1, a, b]), [0, 2, 1]), [..., b, a])` becomes one Transpose of the last two
        dimensions, where x ends in `a, b` and the target restores the others (torch's exporter writes this for
        the keys of attention).
+    3. `Transpose(Where(c, number, Transpose(x)))` becomes `Where(Transpose(c), number, x)` where the transposes undo
+       each other and nothing else reads between them: c, a mask of rows, is small.
     """
 
     name: ClassVar[str] = "merge-transposes"
@@ -33,6 +38,9 @@ class MergeTransposes(ScopedPass):
     def edit(self, edits: Edits) -> Iterable[Refusal]:
         shapes = ShapeValues()
         for node in edits.graph.nodes:
+            if (moved := _through_choice(node, edits)) is not None:
+                edits.replace(node.outputs[0], moved)
+                continue
             found = _chain(node) or _batched(node, shapes)
             if found is None:
                 continue
@@ -70,3 +78,26 @@ def _batched(node: gs.Node, shapes: ShapeValues) -> tuple[gs.Tensor, list[int]] 
         return None  # one open dimension is what is left for it
     rank = len(dims)
     return source, [*range(rank - 2), rank - 1, rank - 2]
+
+
+def _through_choice(node: gs.Node, edits: Edits) -> gs.Tensor | None:
+    """Case 3."""
+    choice = producer(node.inputs[0]) if node.op == "Transpose" else None
+    if (
+        choice is None
+        or choice.op != "Where"
+        or len(choice.outputs[0].outputs) > 1
+        or edits.is_output(choice.outputs[0])
+    ):
+        return None
+    condition, number, turned = choice.inputs
+    first, order = producer(turned), node.attrs.get("perm")
+    if first is None or first.op != "Transpose" or order is None or len(turned.outputs) > 1 or edits.is_output(turned):
+        return None
+    undone = [first.attrs.get("perm", [])[axis] for axis in order] == sorted(order)
+    dims = dims_of(condition)
+    if not undone or dims is None or len(dims) != len(order) or not (is_known(number) and math.prod(number.shape) == 1):
+        return None
+    inner = edits.node("Transpose", [condition], at=node, attrs={"perm": order}, name=f"{condition.name}/turned")
+    inner.dtype, inner.shape = condition.dtype, [dims[axis] for axis in order]
+    return edits.node("Where", [inner, number, first.inputs[0]], at=node, like=node.outputs[0], name=choice.name)

@@ -3,6 +3,11 @@
 Vaswani et al., "Attention Is All You Need", 2017: softmax(scale * Q K^T + mask) V, for Q, K and V of shape
 (batch, heads, length, head size). What is found becomes one `Attention` (opset 23), the canonical form that each
 target's lowering starts from; ONNX Runtime has a kernel for it, TensorRT gets it taken apart again, tidily.
+
+    Q ── scale? ──┐
+                  MatMul ── scale? ── mask layers* ── Softmax ── guard? ── MatMul ── the output
+    K ── scale? ──┘                                                          │
+         transpose                                                     V ────┘
 """
 
 from __future__ import annotations
@@ -11,14 +16,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from enginery.passes.base import Refusal
 from enginery.passes.graph.edit import label
-from enginery.passes.graph.fusion.masks import added, boolean_to_additive, bounds, expanded, raised
+from enginery.passes.graph.fusion.masks import (
+    additive,
+    expanded,
+    layer,
+    mask_objection,
+    may_hide_rows,
+    only_mask,
+    zero_hidden_rows,
+)
+from enginery.passes.graph.fusion.ranks import HEADS, lifted, lowered
 from enginery.passes.graph.matcher import Match, OneOf, Op, Pattern, Rule, RulePass, Scalar, Var, maybe
 from enginery.passes.graph.shapes import dims_of
-from enginery.passes.graph.weights import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from enginery.passes.graph.edit import Edits
+    from enginery.passes.graph.symbolic import Vector
 
 
 def _scaled(inner: Pattern, name: str) -> Pattern:
@@ -37,30 +49,20 @@ def _scaled(inner: Pattern, name: str) -> Pattern:
     )
 
 
-# softmax(scale * Q K^T + mask) V, written from the inside out. The scale may stand on the scores, or in part on the
-# queries and the keys (torch's decomposition multiplies both with its square root).
+# The drawing above, from left to right. torch's decomposition multiplies queries and keys with the square root of the
+# scale; eager code scales the scores.
 _QUERIES = _scaled(Var("queries"), "queries")
 _KEYS = OneOf(
     Op("Transpose", _scaled(Var("keys"), "keys"), name="transposed", shared=True),
     _scaled(Op("Transpose", Var("keys"), name="transposed", shared=True), "keys"),
 )
 _SCORES = _scaled(Op("MatMul", _QUERIES, _KEYS, name="scores"), "scores")
-_LOGITS = OneOf(
-    Op("Where", Var("kept"), _SCORES, Scalar(name="floor")),
-    Op("Where", Var("hidden"), Scalar(name="floor"), _SCORES),
-    Op("Add", Op("Add", _SCORES, Var("bias"), name="biased"), Var("mask")),
-    Op("Add", _SCORES, Var("mask")),
-    _SCORES,
-)
+_LOGITS = layer(layer(layer(_SCORES, 1), 2), 3)
 _SOFTMAX = Op("Softmax", maybe("Cast", _LOGITS, name="upcast"), name="softmax")
 # torch guards rows in which everything is hidden: their softmax is NaN and becomes 0.
 _GUARDED = OneOf(Op("Where", Op("IsNaN", _SOFTMAX, name="guard"), Scalar(0), _SOFTMAX), _SOFTMAX)
 _WEIGHTS = maybe("Dropout", maybe("Cast", _GUARDED))
 _ATTENTION = Op("MatMul", _WEIGHTS, Var("values"), name="context")
-
-_HIDING = -1e8
-"""A finite floor at or below this hides a score whatever it is; `scores + floor` and `floor` are the same float."""
-_HIDING_HALF = -6e4  # float16 ends at -65504
 
 
 class _Attention(Rule):
@@ -71,45 +73,43 @@ class _Attention(Rule):
         self._min_heads = min_heads
 
     def check(self, match: Match) -> str | None:
-        shapes = {name: match.dims(name) for name in ("queries", "keys", "values")}
-        for name, dims in shapes.items():
-            if dims is None or len(dims) != 4:
-                rank = "unknown rank" if dims is None else f"rank {len(dims)}"
-                return f"{name} {match[name].name!r} have {rank}, and (batch, heads, length, size) is needed"
         return (
-            self._heads(match)
+            _ranks(match)
+            or _batches(match)
+            or self._heads(match)
+            or _sizes(match)
             or _softmax_axis(match)
-            or _key_order(match)
             or _scale_sign(match)
-            or _mask(match)
+            or mask_objection(match, match["queries"])
             or _guard(match)
         )
 
     def _heads(self, match: Match) -> str | None:
-        queries, keys, values = (match.dims(name) for name in ("queries", "keys", "values"))
-        assert queries is not None
-        assert keys is not None
-        assert values is not None
-        order = _keys_order(match)
-        keys = tuple(keys[axis] for axis in order)
-        if queries[0] != keys[0] or keys[0] != values[0]:
-            return f"the batches of queries, keys and values are {queries[0]}, {keys[0]} and {values[0]}"
-        if queries[1] != keys[1] or keys[1] != values[1] or not isinstance(queries[1], int):
-            return f"the heads of queries, keys and values are {queries[1]}, {keys[1]} and {values[1]}"
-        if queries[1] < self._min_heads:
-            return f"it has {queries[1]} heads, fewer than min_heads={self._min_heads}"
+        """Case 6. Products of 4 dimensions broadcast one head of keys over all queries."""
+        heads = [dims[1] if len(dims) == 4 else 1 for dims in _shapes(match)]
+        if not isinstance(heads[0], int) or heads[1] != heads[2] or heads[1] not in (heads[0], 1):
+            return f"the heads of queries, keys and values are {heads[0]}, {heads[1]} and {heads[2]}"
+        if heads[0] < self._min_heads:
+            return f"it has {heads[0]} heads, fewer than min_heads={self._min_heads}"
         return None
 
     def rewrite(self, match: Match, edits: Edits) -> gs.Tensor:
-        queries, keys = match["queries"], _keys(match, edits)
-        inputs = [queries, keys, match["values"]]
-        mask = _additive_mask(match, edits)
+        at = match.root
+        queries, keys, values = (
+            lifted(each, at, edits) for each in (match["queries"], _keys(match, edits), match["values"])
+        )
+        inputs = [queries, keys, values]
+        mask = additive(match, match["queries"], edits)
         if mask is not None:
-            inputs.append(expanded(mask, queries, keys, match.shapes, match.root, edits))
+            # A mask of rank 3 over (batch, heads, ...) has no batches; over (batch, ...) it has no heads.
+            mask = lifted(mask, at, edits, axis=HEADS if len(_shapes(match)[0]) == 3 else 0)
+            inputs.append(expanded(mask, queries, keys, match.shapes, at, edits))
         attrs: dict[str, float | int] = {"scale": _scale(match)}
         if "upcast" in match.named:
             attrs["softmax_precision"] = match.named["upcast"].attrs["to"]
-        return edits.node("Attention", inputs, at=match.root, takes_name=True, like=match.output, attrs=attrs)
+        made = edits.node("Attention", inputs, at=at, takes_name=True, attrs=attrs)
+        made = lowered(made, like=match.output, at=at, edits=edits)
+        return zero_hidden_rows(match, made, edits) if _needs_guard(match) else made
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,22 @@ class FuseAttention(RulePass):
     """Recognizes softmax attention and writes it as one `Attention` (opset 23).
 
     1. softmax(scale * Q K^T + mask) V over (batch, heads, length, size) becomes `Attention`. The scale may be a factor
-       or a divisor, of the scores, of the queries, of the keys, or of several of them; they are multiplied.
-    2. The mask is an additive tensor, or a `Where` that replaces scores by a floor. A boolean mask becomes an additive
-       one; a finite floor above -1e8 would not hide a score that is added to it. (Refused.) What hides a score is
-       raised to -1e30, and a mask that broadcasts over lengths is expanded: kernels differ on both.
-       A bias of relative positions before the mask is added to it first.
+       or a divisor, of the scores, of the queries, of the keys, or of several of them; they are multiplied. Over
+       (batch, length, size) it becomes attention of one head; `unfold-heads` before this pass finds heads that were
+       folded into the batch.
+    2. Up to three layers may lie between the scores and the softmax: a `Where` that replaces scores by a floor, or an
+       `Add` of a mask or of a bias of positions. They become one additive mask, in their order. A finite floor above
+       -1e8 would not hide a score that is added to it. (Refused.) What hides a score is raised to -1e30, and a mask
+       that broadcasts over lengths is expanded: kernels differ on both. A mask of unknown rank or another type is left.
+       (Refused.)
     3. Transposed keys are read before their transpose; other layouts get a transpose of their own.
     4. The guard against rows that are hidden entirely (`Where(IsNaN(p), 0, p)`) goes where the mask is finite, because
-       then no row is NaN. Where -inf is possible the fused form would give NaN instead of 0. (Refused.)
+       then no row is NaN. Where one added mask may be -inf throughout a row, that row of the result is set to 0. Other
+       layers that may be -inf are left. (Refused.)
     5. Casts of scores and weights around the softmax (half-precision exports) go; `softmax_precision` says in which
        type it is computed.
-    6. Batches and heads must be equal; unknown or different ones are left. (Refused.) So are fewer than `min_heads`.
+    6. Batches must be equal, and the heads of keys and values those of the queries, or one that serves them all. Others
+       are left. (Refused.) So are fewer than `min_heads`.
     7. Scores or weights that something else reads, such as a graph output, keep the whole. (Refused.)
     8. A softmax that weighs a product and is part of no form above is named. (Refused.)
     """
@@ -156,37 +161,49 @@ def _unrecognized(edits: Edits, named: set[str]) -> Iterable[Refusal]:
                     yield Refusal(label(reader), "fuse-attention: its weights come from no known form of attention")
 
 
-def _softmax_axis(match: Match) -> str | None:
-    """The softmax must run over the keys, the last dimension."""
-    axis = match.named["softmax"].attrs.get("axis", -1)
-    return None if axis in (-1, 3) else f"its softmax runs over axis {axis}, not over the keys"
+def _shapes(match: Match) -> tuple[Vector, Vector, Vector]:
+    """The shapes of queries, keys and values, the keys in the order of the queries; `_ranks` accepted them."""
+    queries, keys, values = (match.dims(name) for name in ("queries", "keys", "values"))
+    assert queries is not None
+    assert keys is not None
+    assert values is not None
+    return queries, tuple(keys[axis] for axis in _keys_order(match)), values
 
 
 def _keys_order(match: Match) -> list[int]:
-    """The order that turns what the transpose reads into (batch, heads, length, size)."""
-    order = match.named["transposed"].attrs["perm"]
-    return [order[0], order[1], order[3], order[2]]
+    """The order that turns what the transpose reads into (batch, heads, length, size), or (batch, length, size)."""
+    *leading, size, length = match.named["transposed"].attrs["perm"]
+    return [*leading, length, size]
 
 
-def _key_order(match: Match) -> str | None:
-    queries, keys = match.dims("queries"), match.dims("keys")
-    assert queries is not None
-    assert keys is not None
-    size = keys[_keys_order(match)[3]]
-    return None if size == queries[3] else f"queries have size {queries[3]} and keys {size}"
-
-
-def _keys(match: Match, edits: Edits) -> gs.Tensor:
-    order = _keys_order(match)
-    if order == [0, 1, 2, 3]:
-        return match["keys"]
-    made = edits.node(
-        "Transpose", [match["keys"]], at=match.root, attrs={"perm": order}, name=f"{label(match.root)}/keys"
+def _ranks(match: Match) -> str | None:
+    ranks: list[int] = []
+    for name in ("queries", "keys", "values"):
+        dims = match.dims(name)
+        if dims is None or len(dims) not in (3, 4):
+            rank = "unknown rank" if dims is None else f"rank {len(dims)}"
+            return f"{name} {match[name].name!r} have {rank}, and (batch, heads, length, size) is needed"
+        ranks.append(len(dims))
+    return (
+        None if len(set(ranks)) == 1 else f"queries, keys and values have ranks {ranks[0]}, {ranks[1]} and {ranks[2]}"
     )
-    dims = dims_of(match["keys"])
-    assert dims is not None
-    made.dtype, made.shape = match["keys"].dtype, [dims[axis] for axis in order]
-    return made
+
+
+def _batches(match: Match) -> str | None:
+    one, two, three = (dims[0] for dims in _shapes(match))
+    return None if one == two == three else f"the batches of queries, keys and values are {one}, {two} and {three}"
+
+
+def _sizes(match: Match) -> str | None:
+    queries, keys, _ = _shapes(match)
+    return None if keys[-1] == queries[-1] else f"queries have size {queries[-1]} and keys {keys[-1]}"
+
+
+def _softmax_axis(match: Match) -> str | None:
+    """The softmax must run over the keys, the last dimension."""
+    axis = match.named["softmax"].attrs.get("axis", -1)
+    last = len(_shapes(match)[0]) - 1
+    return None if axis in (-1, last) else f"its softmax runs over axis {axis}, not over the keys"
 
 
 def _scale(match: Match) -> float:
@@ -201,44 +218,24 @@ def _scale_sign(match: Match) -> str | None:
     return None if math.isfinite(scale) and scale > 0 else f"its scale is {scale}"
 
 
-def _mask(match: Match) -> str | None:
-    if "floor" in match:
-        floor = match.scalar("floor")
-        half = numpy_dtype(match["queries"]) == np.float16
-        return (
-            None
-            if floor <= (_HIDING_HALF if half else _HIDING)
-            else f"hidden scores become {floor:g}, which does not hide them"
-        )
-    for name in ("mask", "bias"):
-        if name not in match:
-            continue
-        mask, dims = match[name], dims_of(match[name])
-        if dims is None or not 2 <= len(dims) <= 4:
-            return f"the {name} {mask.name!r} has {'unknown rank' if dims is None else f'rank {len(dims)}'}"
-        if mask.dtype != match["queries"].dtype:
-            return f"the {name} {mask.name!r} is {mask.dtype}"
-    return None
+def _needs_guard(match: Match) -> bool:
+    """Case 4."""
+    return "guard" in match.named and may_hide_rows(match)
 
 
 def _guard(match: Match) -> str | None:
-    """Case 4."""
-    if "guard" not in match.named:
-        return None
-    if "floor" in match:
-        finite = math.isfinite(match.scalar("floor"))
-    else:
-        finite = all(math.isfinite(bounds(match[name])[0]) for name in ("mask", "bias") if name in match)
-    return None if finite else "rows that the mask hides entirely give 0 here, and would give NaN"
+    if _needs_guard(match) and only_mask(match) is None:
+        return "rows that its layers hide entirely give 0 here, and would give NaN"
+    return None
 
 
-def _additive_mask(match: Match, edits: Edits) -> gs.Tensor | None:
-    """Case 2."""
-    if "bias" in match:
-        return raised(added(match["bias"], match["mask"], match.root, edits), match.root, edits)
-    if "mask" in match:
-        return raised(match["mask"], match.root, edits)
-    if "floor" not in match:
-        return None
-    boolean, keeps = (match["kept"], True) if "kept" in match else (match["hidden"], False)
-    return boolean_to_additive(boolean, match.scalar("floor"), keeps=keeps, at=match.root, edits=edits)
+def _keys(match: Match, edits: Edits) -> gs.Tensor:
+    """Case 3."""
+    keys, order = match["keys"], _keys_order(match)
+    if order == sorted(order):
+        return keys
+    made = edits.node("Transpose", [keys], at=match.root, attrs={"perm": order}, name=f"{label(match.root)}/keys")
+    dims = dims_of(keys)
+    assert dims is not None
+    made.dtype, made.shape = keys.dtype, [dims[axis] for axis in order]
+    return made

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enginery.passes.graph.edit import label, producer
+from enginery.passes.graph.matcher import Match, OneOf, Op, Pattern, Scalar, Var
 from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.symbolic import ShapeValues
 from enginery.passes.graph.weights import is_known, nbytes, numpy_dtype, peek
@@ -76,48 +77,151 @@ _RULES: dict[str, Callable[[list[Bounds]], Bounds]] = {
 """The bounds of an op's output from those of its inputs."""
 
 
-def boolean_to_additive(boolean: gs.Tensor, floor: float, *, keeps: bool, at: gs.Node, edits: Edits) -> gs.Tensor:
-    """0 where a score is kept and `floor` (but at least LOWEST) where it is hidden, in float32 or as `at` computes."""
-    dtype = numpy_dtype(at.outputs[0])
-    zero = edits.constant(f"{boolean.name}/kept", np.array(0, dtype))
+LAYERS = (1, 2, 3)
+_HIDING = -1e8
+"""A finite floor at or below this hides a score whatever it is; `scores + floor` and `floor` are the same float."""
+_HIDING_HALF = -6e4  # float16 ends at -65504
+
+
+def layer(inner: Pattern, number: int) -> Pattern:
+    """`inner`, or one thing that is done to scores: some are replaced by a floor, or a mask or bias is added."""
+    kept, hidden, floor = Var(f"kept_{number}"), Var(f"hidden_{number}"), Scalar(name=f"floor_{number}")
+    return OneOf(
+        Op("Where", kept, inner, floor),
+        Op("Where", hidden, floor, inner),
+        Op("Add", inner, Var(f"mask_{number}")),
+        inner,
+    )
+
+
+def mask_objection(match: Match, scores: gs.Tensor) -> str | None:
+    """Why the layers of a match are no additive mask over scores of the type of `scores`; None when they are."""
+    half = numpy_dtype(scores) == np.float16
+    for number in LAYERS:
+        if f"floor_{number}" in match:
+            floor = match.scalar(f"floor_{number}")
+            if floor > (_HIDING_HALF if half else _HIDING):
+                return f"hidden scores become {floor:g}, which does not hide them"
+        if f"mask_{number}" in match:
+            mask = match[f"mask_{number}"]
+            dims = dims_of(mask)
+            if dims is None or not 2 <= len(dims) <= len(dims_of(scores) or ()):
+                return f"the mask {mask.name!r} has {'unknown rank' if dims is None else f'rank {len(dims)}'}"
+            if mask.dtype != scores.dtype:
+                return f"the mask {mask.name!r} is {mask.dtype}"
+    return None
+
+
+def may_hide_rows(match: Match) -> bool:
+    """Whether a row of scores can become -inf throughout, so that its softmax is NaN."""
+    floors = [match.scalar(f"floor_{number}") for number in LAYERS if f"floor_{number}" in match]
+    lows = [bounds(match[f"mask_{number}"])[0] for number in LAYERS if f"mask_{number}" in match]
+    return not all(map(math.isfinite, (*floors, *lows)))
+
+
+def only_mask(match: Match) -> gs.Tensor | None:
+    """The mask that is added, where that is the only layer."""
+    layers = [name for name in match.tensors if name.startswith(("mask_", "floor_"))]
+    return match[layers[0]] if len(layers) == 1 and layers[0].startswith("mask_") else None
+
+
+def zero_hidden_rows(match: Match, made: gs.Tensor, edits: Edits) -> gs.Tensor:
+    """The result of attention, with 0 in the rows that the only mask hides entirely with -inf."""
+    mask, at = only_mask(match), match.root
+    assert mask is not None
+    dtype = numpy_dtype(mask)
+    dims = dims_of(mask)
+    last = edits.constant("last", np.array([-1]))
+    best = edits.node("ReduceMax", [mask, last], at=at, name=f"{mask.name}/best")
+    best.dtype, best.shape = dtype, None if dims is None else [*dims[:-1], 1]
+    nothing = edits.constant("hidden", np.array(-np.inf, dtype))
+    hidden = edits.node("Equal", [best, nothing], at=at, name=f"{mask.name}/hides")
+    hidden.dtype, hidden.shape = np.dtype(bool), best.shape
+    zero = edits.constant("zero", np.array(0, dtype))
+    return edits.node("Where", [hidden, zero, made], at=at, like=match.output, name=f"{label(at)}/shown")
+
+
+def additive(match: Match, scores: gs.Tensor, edits: Edits) -> gs.Tensor | None:
+    """What the layers come to for a score of 0, with nothing below LOWEST: one mask to add. None without layers."""
+    made: gs.Tensor | None = None
+    for number in LAYERS:
+        if f"mask_{number}" in match:
+            mask = _raised_choice(match[f"mask_{number}"], match.root, edits)
+            made = mask if made is None else _added(made, mask, match.root, edits)
+        elif f"floor_{number}" in match:
+            keeps = f"kept_{number}" in match
+            boolean = match[f"kept_{number}" if keeps else f"hidden_{number}"]
+            floor = match.scalar(f"floor_{number}")
+            made = _hiding(boolean, floor, made, scores, keeps=keeps, at=match.root, edits=edits)
+    return None if made is None else _raised(made, match.root, edits)
+
+
+def _hiding(
+    boolean: gs.Tensor,
+    floor: float,
+    mask: gs.Tensor | None,
+    scores: gs.Tensor,
+    *,
+    keeps: bool,
+    at: gs.Node,
+    edits: Edits,
+) -> gs.Tensor:
+    """`mask` (or 0) where a score is kept, and `floor`, but at least LOWEST, where it is hidden."""
+    dtype = numpy_dtype(scores)
+    shown = edits.constant(f"{boolean.name}/kept", np.array(0, dtype)) if mask is None else mask
     hide = edits.constant(f"{boolean.name}/hidden", np.array(_floor(floor, dtype), dtype))
-    choices = [zero, hide] if keeps else [hide, zero]
+    choices = [shown, hide] if keeps else [hide, shown]
     made = edits.node("Where", [boolean, *choices], at=at, name=f"{boolean.name}/additive")
-    made.dtype, made.shape = dtype, boolean.shape
+    made.dtype = dtype
+    made.shape = boolean.shape if mask is None else _broadcast(boolean, mask)
     return made
 
 
-def raised(mask: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
-    """The mask with nothing below LOWEST: itself where that is known, else a Where or a Max that sees to it."""
-    dtype = numpy_dtype(mask)
-    low = np.array(_floor(-math.inf, dtype), dtype)
-    if bounds(mask)[0] >= low:
-        return mask
+def _raised_choice(mask: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
+    """A mask that chooses between constants, with none of them below LOWEST; others as they are.
+
+    What two masks hide twice would otherwise be -inf, and not the sum that it is compared with.
+    """
     node = producer(mask)
-    if node is not None and node.op == "Where" and all(is_known(each) for each in node.inputs[1:]):
-        choices = [
-            edits.constant(f"{each.name}/raised", np.maximum(peek(each), low))
-            for each in node.inputs[1:]
-            if is_known(each)
-        ]
-        return edits.node("Where", [node.inputs[0], *choices], at=at, like=mask, name=f"{label(node)}/raised")
-    floor = edits.constant(f"{mask.name}/floor", low)
+    low = np.array(_floor(-math.inf, numpy_dtype(mask)), numpy_dtype(mask))
+    if bounds(mask)[0] >= low or node is None or node.op != "Where" or not all(map(is_known, node.inputs[1:])):
+        return mask
+    choices = [
+        edits.constant(f"{each.name}/raised", np.maximum(peek(each), low)) for each in node.inputs[1:] if is_known(each)
+    ]
+    return edits.node("Where", [node.inputs[0], *choices], at=at, like=mask, name=f"{label(node)}/raised")
+
+
+def _raised(mask: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
+    """The mask with nothing below LOWEST for every layer: itself where that is known, else a Max that sees to it."""
+    dtype = numpy_dtype(mask)
+    least = _HIDING_HALF if dtype == np.float16 else LOWEST * len(LAYERS)  # in float16, a sum of layers may be -inf
+    if bounds(mask)[0] >= least:
+        return mask
+    floor = edits.constant(f"{mask.name}/floor", np.array(least, dtype))
     return edits.node("Max", [mask, floor], at=at, like=mask, name=f"{mask.name}/raised")
 
 
-def added(bias: gs.Tensor, mask: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
+def _added(one: gs.Tensor, other: gs.Tensor, at: gs.Node, edits: Edits) -> gs.Tensor:
     """The sum of two masks that broadcast against each other."""
-    made = edits.node("Add", [bias, mask], at=at, like=bias, name=f"{mask.name}/biased")
-    one, other = (list(dims_of(each) or ()) for each in (bias, mask))
-    rank = max(len(one), len(other))
-    padded = [[1] * (rank - len(dims)) + dims for dims in (one, other)]
-    made.shape = [b if a == 1 else a for a, b in zip(*padded, strict=True)]
+    made = edits.node("Add", [one, other], at=at, name=f"{other.name}/added")
+    made.dtype, made.shape = one.dtype, _broadcast(one, other)
     return made
 
 
+def _broadcast(one: gs.Tensor, other: gs.Tensor) -> list[int | str | None] | None:
+    """The shape of an elementwise operation on two tensors."""
+    shapes = [dims_of(each) for each in (one, other)]
+    if shapes[0] is None or shapes[1] is None:
+        return None
+    rank = max(map(len, (shapes[0], shapes[1])))
+    padded = [(1,) * (rank - len(dims)) + dims for dims in (shapes[0], shapes[1])]
+    return [b if a == 1 else a for a, b in zip(*padded, strict=True)]
+
+
 def _floor(value: float, dtype: np.dtype[Any]) -> float:
-    """The least value to hide with: float16 ends at -65504."""
-    return max(value, -6e4 if dtype == np.float16 else LOWEST)
+    """The least value to hide with."""
+    return max(value, _HIDING_HALF if dtype == np.float16 else LOWEST)
 
 
 def expanded(

@@ -1,3 +1,4 @@
+import pytest
 from graphs import apply, attributes
 
 from enginery.passes.graph.clean.merge_transposes import MergeTransposes
@@ -37,3 +38,25 @@ def test_a_batched_transpose_through_reshapes_is_one_transpose(tmp_path):
 
 def test_a_target_that_restores_something_else_is_kept(tmp_path):
     assert apply(MergeTransposes(), BATCHED.format(back="three, n, four, s"), tmp_path).result.changed == 0
+
+
+CHOICE = """g (float[N, 3, S, 2] x, bool[N, 1, S, 1] c) => ({outputs})
+    <float zero = {{0}}, float[1, 1, 1, 2] row = {{1, 2}}>
+    {{ a = Transpose<perm: ints = [0, 2, 1, 3]>(x) d = Transpose<perm: ints = [0, 2, 1, 3]>(c) w = Where(d, {number}, a)
+      y = Transpose<perm: ints = [0, 2, 1, 3]>(w) {more} }}"""
+
+
+def choice(*, number="zero", outputs="float[N, 3, S, 2] y", more=""):
+    return CHOICE.format(number=number, outputs=outputs, more=more)
+
+
+def test_a_choice_between_transposes_that_undo_each_other(tmp_path):
+    assert apply(MergeTransposes(), choice(), tmp_path).ops == ["Where"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"number": "row"}, {"outputs": "float[N, 3, S, 2] y, float[N, S, 3, 2] z", "more": "z = Neg(w)"}]
+)
+def test_a_choice_that_is_left(options, tmp_path):
+    done = apply(MergeTransposes(), choice(**options), tmp_path)
+    assert done.ops.count("Transpose") == 3

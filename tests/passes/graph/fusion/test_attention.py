@@ -145,13 +145,26 @@ def test_the_guard_goes_where_there_is_no_mask(tmp_path):
     assert apply(FuseAttention(), text, tmp_path).ops == ["Attention"]
 
 
-def test_the_guard_is_kept_where_a_row_may_be_hidden_entirely(tmp_path):
+def test_rows_that_one_mask_hides_entirely_stay_zero(tmp_path):
     text = attention(
-        inputs="float[B, 3, S, 4] q, float[B, 3, T, 4] k, float[B, 3, T, 4] v, float[B, 1, S, T] mask",
-        mask="l = Add(s, mask)",
+        inputs=WHERE,
+        scores="a = Where(b, zero, floor) m = MatMul(q, kt) s = Mul(m, half)",
+        mask="l = Add(s, a)",
         softmax=GUARD,
-        constants=", float zero = {0}",
+        constants=", float zero = {0}, float floor = {-inf}",
     )
+    rng = np.random.default_rng(0)
+    shown = np.array([[0, 0, 0], [0, 1, 1]], bool)[None, None]
+    arrays = [rng.standard_normal((1, HEADS, n, SIZE)).astype(np.float32) for n in (2, 3, 3)]
+    feeds = [dict(zip("qkvb", [*arrays, shown], strict=True))]
+    done = apply(FuseAttention(), text, tmp_path, feeds=feeds)
+    assert done.ops[-1] == "Where"
+    assert "Softmax" not in done.ops
+
+
+def test_the_guard_is_kept_where_another_layer_may_hide_rows_entirely(tmp_path):
+    constants = ", float zero = {0}, float floor = {-inf}"
+    text = attention(inputs=WHERE, mask="l = Where(b, s, floor)", softmax=GUARD, constants=constants)
     done = apply(FuseAttention(), text, tmp_path)
     assert done.result.changed == 0
     assert "would give NaN" in done.reasons
@@ -163,14 +176,16 @@ def test_the_guard_is_kept_where_a_row_may_be_hidden_entirely(tmp_path):
         ({"softmax": "p = Softmax<axis: int = 2>(l)"}, "axis 2, not over the keys"),
         (
             {
-                "inputs": "float[B, S, 4] q, float[B, T, 4] k, float[B, T, 4] v",
-                "outputs": "float[B, S, 4] y",
-                "keys": "kt = Transpose<perm: ints = [0, 2, 1]>(k)",
+                "inputs": "float[A, B, 3, S, 4] q, float[A, B, 3, T, 4] k, float[A, B, 3, T, 4] v",
+                "outputs": "float[A, B, 3, S, 4] y",
+                "keys": "kt = Transpose<perm: ints = [0, 1, 2, 4, 3]>(k)",
             },
-            "rank 3",
+            "rank 5",
         ),
+        ({"inputs": "float[B, 3, S, 4] q, float[B, 3, T, 4] k, float[T, 4] v"}, "values 'v' have rank 2"),
+        ({"inputs": "float[B, 3, S, 4] q, float[B, 3, T, 4] k, float[3, T, 4] v"}, "ranks 4, 4 and 3"),
         ({"inputs": "float[B, 3, S, 4] q, float[1, 3, T, 4] k, float[1, 3, T, 4] v"}, "batches .* are B, 1 and 1"),
-        ({"inputs": "float[B, 3, S, 4] q, float[B, 1, T, 4] k, float[B, 1, T, 4] v"}, "heads .* are 3, 1 and 1"),
+        ({"inputs": "float[B, 3, S, 4] q, float[B, 1, T, 4] k, float[B, 3, T, 4] v"}, "heads .* are 3, 1 and 3"),
         ({"inputs": "float[B, H, S, 4] q, float[B, H, T, 4] k, float[B, H, T, 4] v"}, "heads .* are H, H and H"),
         ({"scores": "m = MatMul(q, kt) s = Mul(m, minus)", "constants": ", float minus = {-0.5}"}, "scale is -0.5"),
         ({"outputs": "float[B, 3, S, 4] y, float[B, 3, S, T] p"}, "'p' is a graph output"),
@@ -199,6 +214,77 @@ def test_a_bias_of_relative_positions_is_added_to_the_mask(tmp_path):
     done = apply(FuseAttention(), text, tmp_path)
     assert done.ops[-1] == "Attention"
     assert "Softmax" not in done.ops
+
+
+FLOOR = ", float zero = {0}, float floor = {-3.4028234e38}"
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "h = Where(b, s, floor) l = Add(h, a)",
+        "h = Add(s, a) l = Where(b, h, floor)",
+        "h = Add(s, r) i = Where(b, h, floor) l = Add(a, i)",
+    ],
+    ids=["causal, then padding", "bias, then mask", "bias, mask, padding"],
+)
+def test_layers_become_one_mask_in_their_order(mask, tmp_path):
+    """Rows are hidden by one layer, by the other, and by both; what a row then weighs depends on the order."""
+    text = attention(
+        inputs=WHERE + ", bool[B, 1, 1, T] g, float[1, 3, S, T] r",
+        scores="a = Where(g, zero, floor) m = MatMul(q, kt) s = Mul(m, half)",
+        mask=mask,
+        constants=FLOOR,
+    )
+    rng = np.random.default_rng(0)
+    arrays = dict(
+        zip("qkv", [rng.standard_normal((2, HEADS, n, SIZE)).astype(np.float32) for n in (4, 4, 4)], strict=True)
+    )
+    causal = np.broadcast_to(np.tril(np.ones((4, 4), bool)), (2, 1, 4, 4)).copy()
+    padding = np.array([[1, 1, 1, 0], [0, 0, 1, 1]], bool)[:, None, None]  # the second row is padded on the left
+    feeds = [arrays | {"b": causal, "g": padding, "r": rng.standard_normal((1, HEADS, 4, 4)).astype(np.float32)}]
+    done = apply(FuseAttention(), text, tmp_path, feeds=feeds)
+    assert done.ops[-1] == "Attention"
+    assert "Softmax" not in done.ops
+
+
+def test_more_layers_than_three_are_left(tmp_path):
+    mask = "l1 = Where(b, s, floor) l2 = Where(b, l1, floor) l3 = Where(b, l2, floor) l = Where(b, l3, floor)"
+    done = apply(FuseAttention(), attention(inputs=WHERE, mask=mask, constants=FLOOR), tmp_path)
+    assert "no known form of attention" in done.reasons
+
+
+def test_one_head_of_keys_serves_all_queries(tmp_path):
+    text = attention(inputs="float[B, 3, S, 4] q, float[B, 1, T, 4] k, float[B, 1, T, 4] v")
+    assert apply(FuseAttention(), text, tmp_path).ops == ["Attention"]
+
+
+RANK_3 = {
+    "inputs": "float[B, S, 4] q, float[B, T, 4] k, float[B, T, 4] v",
+    "outputs": "float[B, S, 4] y",
+    "keys": "kt = Transpose<perm: ints = [0, 2, 1]>(k)",
+}
+
+
+def test_attention_without_heads_is_attention_of_one_head(tmp_path):
+    done = apply(FuseAttention(), attention(**RANK_3), tmp_path)
+    assert done.ops == ["Unsqueeze", "Unsqueeze", "Unsqueeze", "Attention", "Squeeze"]
+
+
+@pytest.mark.parametrize("shape", ["B, S, T", "1, S, T", "S, T", "B, 1, T"])
+def test_masks_of_attention_without_heads(shape, tmp_path):
+    text = attention(**RANK_3 | {"inputs": f"{RANK_3['inputs']}, float[{shape}] r"}, mask="t = Tanh(r) l = Add(s, t)")
+    assert "Softmax" not in apply(FuseAttention(), text, tmp_path).ops
+
+
+def test_a_mask_over_heads_alone(tmp_path):
+    text = attention(inputs=WHERE + ", float[3, S, T] r", mask="t = Tanh(r) l = Add(s, t)")
+    assert apply(FuseAttention(), text, tmp_path).ops == ["Tanh", "Unsqueeze", "Attention"]
+
+
+def test_a_mask_of_another_type_or_rank_is_left(tmp_path):
+    text = attention(inputs=WHERE + ", float[T] r", mask="l = Add(s, r)")
+    assert "the mask 'r' has rank 1" in apply(FuseAttention(), text, tmp_path).reasons
 
 
 def test_a_softmax_of_no_known_form_is_named(tmp_path):
