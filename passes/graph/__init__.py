@@ -37,6 +37,7 @@ _PASSES = {
     "restore-weight-names": "clean.restore_weight_names:RestoreWeightNames",
     "simplify-masks": "clean.simplify_masks:SimplifyMasks",
     "simplify-shapes": "clean.simplify_shapes:SimplifyShapes",
+    "unfold-heads": "fusion.unfold_heads:UnfoldHeads",
     "store-codebooks": "share.codebook:StoreCodebooks",
 }
 
@@ -63,6 +64,7 @@ _RECOGNIZE = (
     "fuse-layer-norm",
     "fuse-gelu",
     "fuse-hard-swish",
+    "unfold-heads",
     "fuse-attention",
 )
 

@@ -28,7 +28,11 @@ _TANH = Op(
         Op(
             "Mul",
             Op("Mul", _X, Scalar(math.sqrt(2 / math.pi))),
-            Op("Add", Op("Mul", _SQUARE, Scalar(0.044715)), Scalar(1)),
+            Op(
+                "Add",
+                OneOf(Op("Mul", _SQUARE, Scalar(0.044715)), Op("Mul", Op("Mul", _X, Scalar(0.044715)), _X)),
+                Scalar(1),
+            ),
         ),
     ),
 )
