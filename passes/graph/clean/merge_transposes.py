@@ -71,6 +71,9 @@ def _batched(node: gs.Node, shapes: ShapeValues) -> tuple[gs.Tensor, list[int]] 
     dims, middle, target = shapes.dims(source), shapes.vector(flat.inputs[1]), shapes.vector(node.inputs[1])
     if dims is None or middle is None or target is None or len(middle) != 3 or len(dims) < 3:
         return None
+    if not node.attrs.get("allowzero", 0):
+        given = shapes.dims(node.inputs[0]) or ()
+        target = tuple(given[i] if value == 0 and i < len(given) else value for i, value in enumerate(target))
     wanted = (*dims[:-2], dims[-1], dims[-2])
     if middle[0] != -1 or middle[1:] != dims[-2:] or len(target) != len(wanted) or target.count(-1) > 1:
         return None

@@ -156,9 +156,22 @@ def _unrecognized(edits: Edits, named: set[str]) -> Iterable[Refusal]:
     """Case 8."""
     for node in edits.graph.nodes:
         if node.op == "Softmax" and not node.domain:
-            for reader in node.outputs[0].outputs:
-                if reader.op == "MatMul" and label(reader) not in named:
+            for reader in _weighed_products(node):
+                if label(reader) not in named:
                     yield Refusal(label(reader), "fuse-attention: its weights come from no known form of attention")
+
+
+_HANDS_ON = {"Cast", "Dropout", "Reshape", "Where"}
+"""What may stand between a softmax and the product that it weighs."""
+
+
+def _weighed_products(softmax: gs.Node) -> Iterable[gs.Node]:
+    pending = list(softmax.outputs[0].outputs)
+    for reader in pending:
+        if reader.op == "MatMul":
+            yield reader
+        elif reader.op in _HANDS_ON:
+            pending.extend(reader.outputs[0].outputs)
 
 
 def _shapes(match: Match) -> tuple[Vector, Vector, Vector]:

@@ -60,3 +60,13 @@ def test_a_choice_between_transposes_that_undo_each_other(tmp_path):
 def test_a_choice_that_is_left(options, tmp_path):
     done = apply(MergeTransposes(), choice(**options), tmp_path)
     assert done.ops.count("Transpose") == 3
+
+
+def test_the_keys_of_one_head_for_all(tmp_path):
+    """The target copies the batch, which the fold of one head left as it was."""
+    text = """g (float[N, 1, S, 4] x) => (float[N, 1, 4, S] y)
+        <int64[1] rest = {-1}, int64[1] four = {4}, int64[4] back = {0, 1, 4, -1}>
+        { s = Shape<start: int = 2, end: int = 3>(x) into = Concat<axis: int = 0>(rest, s, four) f = Reshape(x, into)
+          t = Transpose<perm: ints = [0, 2, 1]>(f) y = Reshape(t, back) }"""
+    done = apply(MergeTransposes(), text, tmp_path)
+    assert [attributes(done.graph, "Transpose")["perm"], "Reshape" in done.ops] == [[0, 1, 3, 2], False]

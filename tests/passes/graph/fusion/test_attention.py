@@ -294,6 +294,11 @@ def test_a_softmax_of_no_known_form_is_named(tmp_path):
     assert "no known form of attention" in done.reasons
 
 
+def test_a_guarded_softmax_of_no_known_form_is_named(tmp_path):
+    text = attention(mask="l = Exp(s)", softmax=GUARD, constants=", float zero = {0}")
+    assert "no known form of attention" in apply(FuseAttention(), text, tmp_path).reasons
+
+
 def test_keys_that_are_the_queries_transposed_elsewhere_stay_for_others(tmp_path):
     text = attention(outputs="float[B, 3, S, 4] y, float[B, 3, 4, T] z", context="y = MatMul(p, v) z = Neg(kt)")
     assert sorted(apply(FuseAttention(), text, tmp_path).ops) == ["Attention", "Neg", "Transpose"]
