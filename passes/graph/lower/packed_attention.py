@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from enginery.passes.base import Refusal
-from enginery.passes.graph.base import ScopedPass
-from enginery.passes.graph.edit import label
-from enginery.passes.graph.lower.heads import head_count, heads_objection, merge_heads, split_heads
+from enginery.passes.graph.lower.attention import LowerAttention
+from enginery.passes.graph.lower.heads import head_count, merge_heads, split_heads
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PackAttention(ScopedPass):
+class PackAttention(LowerAttention):
     """Writes `Attention` in its form for packed heads, which projections feed without a transpose.
 
     1. An `Attention` over (batch, heads, length, size) with fixed heads and sizes becomes one over
@@ -28,22 +25,16 @@ class PackAttention(ScopedPass):
     """
 
     name: ClassVar[str] = "pack-attention"
+    verb: ClassVar[str] = "packed"
 
-    def edit(self, edits: Edits) -> Iterable[Refusal]:
-        for node in edits.graph.nodes:
-            if node.op == "Attention" and not node.domain and "q_num_heads" not in node.attrs:
-                reason = heads_objection(node)
-                if reason is not None:
-                    yield Refusal(label(node), f"not packed: {reason}")
-                else:
-                    edits.replace(node.outputs[0], _pack(node, edits))
+    def objection(self, node: gs.Node) -> str | None:
+        del node
 
-
-def _pack(node: gs.Node, edits: Edits) -> gs.Tensor:
-    packed = [merge_heads(tensor, node, edits) for tensor in node.inputs[:3]]
-    heads, _ = head_count(node.inputs[0])
-    groups, size = head_count(node.inputs[2])
-    attrs = {**node.attrs, "q_num_heads": heads, "kv_num_heads": groups}
-    made = edits.node("Attention", [*packed, *node.inputs[3:]], at=node, takes_name=True, attrs=attrs)
-    made.dtype, made.shape = packed[0].dtype, [*packed[0].shape[:2], heads * size]
-    return split_heads(made, node, edits, heads, size)
+    def rewrite(self, node: gs.Node, edits: Edits) -> gs.Tensor:
+        packed = [merge_heads(tensor, node, edits) for tensor in node.inputs[:3]]
+        heads, _ = head_count(node.inputs[0])
+        groups, size = head_count(node.inputs[2])
+        attrs = {**node.attrs, "q_num_heads": heads, "kv_num_heads": groups}
+        made = edits.node("Attention", [*packed, *node.inputs[3:]], at=node, takes_name=True, attrs=attrs)
+        made.dtype, made.shape = packed[0].dtype, [*packed[0].shape[:2], heads * size]
+        return split_heads(made, node, edits, heads, size)

@@ -68,19 +68,43 @@ def test_fewer_heads_of_keys_are_packed_as_groups(tmp_path):
     assert (attrs["q_num_heads"], attrs["kv_num_heads"]) == (4, 2)
 
 
-@pytest.mark.parametrize("form", [FORMS[0], FORMS[2]], ids=lambda form: form.name)
-def test_fewer_heads_of_keys_are_left(form, tmp_path):
+def test_fewer_heads_of_keys_are_left(tmp_path):
     inputs = "float[B, 4, S, 2] q, float[B, 2, T, 2] k, float[B, 2, T, 2] v"
-    done = apply(form, attention(inputs=inputs, output="float[B, 4, S, 2] y"), tmp_path, opset=23, ir_version=11)
+    text = attention(inputs=inputs, output="float[B, 4, S, 2] y")
+    done = apply(LowerToMultiHeadAttention(), text, tmp_path, opset=23, ir_version=11)
     assert done.result.changed == 0
-    assert "4" in done.reasons
-    assert "2" in done.reasons
+    assert "have 4, 2 and 2 heads" in done.reasons
 
 
-@pytest.mark.parametrize("form", [FORMS[0], FORMS[2]], ids=lambda form: form.name)
-def test_causal_attention_is_left(form, tmp_path):
-    done = apply(form, attention(call="Attention<is_causal: int = 1>(q, k, v)"), tmp_path, opset=23, ir_version=11)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_fewer_heads_of_keys_are_repeated_or_broadcast_in_primitives(groups, tmp_path):
+    inputs = f"float[B, 4, S, 2] q, float[B, {groups}, T, 2] k, float[B, {groups}, T, 2] v"
+    text = attention(inputs=inputs, output="float[B, 4, S, 2] y")
+    done = apply(LowerToPrimitiveAttention(), text, tmp_path, opset=23, ir_version=11)
+    assert done.ops.count("Expand") == (2 if groups == 2 else 0)
+    assert "Attention" not in done.ops
+
+
+CAUSAL = "Attention<is_causal: int = 1>(q, k, v)"
+
+
+def test_causal_attention_is_left(tmp_path):
+    done = apply(LowerToMultiHeadAttention(), attention(call=CAUSAL), tmp_path, opset=23, ir_version=11)
     assert "causal" in done.reasons
+
+
+@pytest.mark.parametrize("mask", ["", ", m"])
+def test_causal_attention_gets_its_mask_in_primitives(mask, tmp_path):
+    text = attention(inputs=INPUTS + ", float[1, 1, S, T] m", call=CAUSAL.replace("v)", f"v{mask})"))
+    done = apply(LowerToPrimitiveAttention(), text, tmp_path, opset=23, ir_version=11)
+    assert "LessOrEqual" in done.ops
+    assert "Attention" not in done.ops
+
+
+def test_soft_capped_attention_is_left(tmp_path):
+    text = attention(call="Attention<softcap: float = 5.0>(q, k, v)")
+    for form in (LowerToMultiHeadAttention(), LowerToPrimitiveAttention()):
+        assert "soft-capped" in apply(form, text, tmp_path, opset=23, ir_version=11).reasons
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
