@@ -122,8 +122,8 @@ def test_other_turns_of_neighbours_are_left(options, reason, tmp_path):
 def test_constant_tables_are_read(second, changed, tmp_path):
     """A step of one position: its angles are known when the model is exported."""
     text = f"""g (float[B, 3, 1, 4] x) => (float[B, 3, 1, 4] y)
-        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}}, int64[1] four = {{4}},
-         float[1, 1, 1, 4] cos = {{0.5, 2, {second}}}, float[1, 1, 1, 4] sin = {{1, 2, 1, 2}}>
+        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
+         int64[1] four = {{4}}, float[1, 1, 1, 4] cos = {{0.5, 2, {second}}}, float[1, 1, 1, 4] sin = {{1, 2, 1, 2}}>
         {{ p = Mul(x, cos) a = Slice(x, zero, two, three, one) b = Slice(x, two, four, three, one) n = Neg(b)
           r = Concat<axis: int = -1>(n, a) q = Mul(r, sin) y = Add(p, q) }}"""
     assert apply(FuseRotary(), text, tmp_path).result.changed == changed
