@@ -18,13 +18,18 @@ _PASSES = {
     "fuse-attention": "fusion.attention:FuseAttention",
     "fuse-conv-batch-norm": "fusion.conv_batch_norm:FuseConvBatchNorm",
     "fuse-gelu": "fusion.gelu:FuseGelu",
+    "fuse-group-norm": "fusion.group_norm:FuseGroupNorm",
     "fuse-grouped-queries": "fusion.grouped_queries:FuseGroupedQueries",
     "fuse-hard-swish": "fusion.hard_swish:FuseHardSwish",
     "fuse-layer-norm": "fusion.layer_norm:FuseLayerNorm",
+    "fuse-matmul-add": "fusion.matmul_add:FuseMatMulAdd",
     "fuse-rms-norm": "fusion.rms_norm:FuseRMSNorm",
     "fuse-rotary": "fusion.rotary:FuseRotary",
+    "fuse-silu": "fusion.silu:FuseSilu",
     "lower-to-multi-head-attention": "lower.multi_head_attention:LowerToMultiHeadAttention",
+    "lower-to-embedding-norm": "lower.embedding_norm:LowerToEmbeddingNorm",
     "lower-to-primitive-attention": "lower.primitive_attention:LowerToPrimitiveAttention",
+    "lower-to-residual-norm": "lower.residual_norm:LowerToResidualNorm",
     "merge-casts": "clean.merge_casts:MergeCasts",
     "merge-clips": "clean.merge_clips:MergeClips",
     "merge-duplicate-nodes": "clean.merge_duplicate_nodes:MergeDuplicateNodes",
@@ -37,8 +42,8 @@ _PASSES = {
     "restore-weight-names": "clean.restore_weight_names:RestoreWeightNames",
     "simplify-masks": "clean.simplify_masks:SimplifyMasks",
     "simplify-shapes": "clean.simplify_shapes:SimplifyShapes",
-    "unfold-heads": "fusion.unfold_heads:UnfoldHeads",
     "store-codebooks": "share.codebook:StoreCodebooks",
+    "unfold-heads": "fusion.unfold_heads:UnfoldHeads",
 }
 
 CLEANING = (
@@ -63,6 +68,7 @@ _RECOGNIZE = (
     "fuse-conv-batch-norm",
     "fuse-layer-norm",
     "fuse-gelu",
+    "fuse-silu",
     "fuse-hard-swish",
     "unfold-heads",
     "fuse-attention",
@@ -79,9 +85,14 @@ _TIDY = (
 )
 
 _LOWER = {
-    # Measured on MiniLM (bench/fusions.py): the standard op with packed heads beats the contrib op on CPUs.
-    "onnxruntime-cpu": ("pack-attention",),
-    "onnxruntime-cuda": ("lower-to-multi-head-attention",),
+    # Measured on MiniLM (bench/fusions.py): the standard op with packed heads beats the contrib op on CPUs, and
+    # SkipLayerNormalization takes 6 times as long there as Add and LayerNormalization.
+    "onnxruntime-cpu": (
+        "pack-attention",
+        "lower-to-residual-norm{write=false}",
+        "lower-to-embedding-norm{write=false}",
+    ),
+    "onnxruntime-cuda": ("lower-to-multi-head-attention", "lower-to-residual-norm"),
 }
 
 # TensorRT cannot build Attention in float32; other targets get the ops that every runtime has.
