@@ -148,6 +148,14 @@ def llama(width: int = 512, layers: int = 6) -> Example:
     return text_example(randomize(LlamaModel(config)))
 
 
+def gpt2(width: int = 384, layers: int = 6) -> Example:
+    """Linear layers on rows: transformers' Conv1D, which exporters write as Reshape, Gemm, Reshape."""
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(vocab_size=1000, n_embd=width, n_layer=layers, n_head=8, n_positions=512, use_cache=False)
+    return text_example(randomize(GPT2Model(config)))
+
+
 def text_example(module: torch.nn.Module, *, vocabulary: int = 90, length: int = 11) -> Example:
     """Token ids and a padding mask of ones, dynamic in batch and length."""
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exports import Example, export, llama, minilm, resized, vit_small
+from exports import Example, export, gpt2, llama, minilm, resized, vit_small
 from measure import Ask, conclude, interleaved, options, print_machine, print_table, ratio
 
 from enginery.engines.onnxruntime import open_model
@@ -38,6 +38,9 @@ VARIANTS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "with all three": lambda passes: after_attention(
         before_attention(passes, "fuse-rms-norm", "fuse-rotary"), "fuse-grouped-queries"
     ),
+    "with matmul-add": lambda passes: before_attention(passes, "fuse-matmul-add"),
+    "with residual norms": lambda passes: written(passes, "lower-to-residual-norm"),
+    "with embedding norms": lambda passes: written(passes, "lower-to-embedding-norm"),
     "not packed": lambda passes: without(passes, "pack-attention"),
     "multi-head attention": lambda passes: swapped(passes, "pack-attention", "lower-to-multi-head-attention"),
 }
@@ -45,6 +48,7 @@ RECOGNITION = {
     "minilm": {"Attention": 6, "LayerNormalization": 13},
     "vit_small": {"Attention": 12, "LayerNormalization": 25},
     "llama": {"Attention": 6, "RMSNormalization": 13, "RotaryEmbedding": 12},
+    "gpt2": {"Attention": 6, "LayerNormalization": 13},
 }
 RECOGNIZERS = ("fuse-rms-norm", "fuse-rotary", "fuse-layer-norm", "fuse-gelu", "fuse-attention")
 
@@ -52,18 +56,22 @@ RECOGNIZERS = ("fuse-rms-norm", "fuse-rotary", "fuse-layer-norm", "fuse-gelu", "
 def main() -> int:
     parser = options("What each fusion is worth on ONNX Runtime's CPU, against its default session.")
     parser.add_argument("--models", nargs="*", default=["minilm", "vit_small", "llama"])
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), help="measure these instead of all")
+    parser.add_argument("--rounds", type=int, default=40)
     given = parser.parse_args()
     print_machine("onnxruntime", "torch", "onnx")
     asks: list[Ask] = []
     rows: list[list[object]] = []
-    models = {"minilm": minilm, "vit_small": vit_small, "llama": llama}
+    models = {"minilm": minilm, "vit_small": vit_small, "llama": llama, "gpt2": gpt2}
     for name in ["minilm"] if given.quick else given.models:
         with tempfile.TemporaryDirectory() as folder:
             example = models[name]()
             asks += recognized(name, example, Path(folder))
             shapes = [{"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}][: 1 if name == "vit_small" else 2]
             for sizes in shapes:
-                found = measured(example, Path(folder), sizes, rounds=8 if given.quick else 40)
+                found = measured(
+                    example, Path(folder), sizes, given.variants, rounds=8 if given.quick else given.rounds
+                )
                 where = f"{name} batch {sizes['batch']}" + ("" if name == "vit_small" else f" seq {sizes['seq']}")
                 rows += [[where, variant, *map(str, [value])] for variant, value in found.items()]
                 bound = {("minilm", 1): 0.82, ("minilm", 8): 0.77, ("vit_small", 1): 0.92}.get((name, sizes["batch"]))
@@ -84,6 +92,11 @@ def before_attention(passes: list[Any], *names: str) -> list[Any]:
 def after_attention(passes: list[Any], name: str) -> list[Any]:
     where = [each.name for each in passes].index("fuse-attention") + 1
     return [*passes[:where], parse_pass(name, graph_passes()), *passes[where:]]
+
+
+def written(passes: list[Any], name: str) -> list[Any]:
+    """The passes with one that only names what it could write told to write it."""
+    return [parse_pass(name, graph_passes()) if each.name == name else each for each in passes]
 
 
 def swapped(passes: list[Any], old: str, new: str) -> list[Any]:
@@ -109,7 +122,9 @@ def recognized(name: str, example: Example, folder: Path) -> list[Ask]:
     ]
 
 
-def measured(example: Example, folder: Path, sizes: dict[str, int], *, rounds: int) -> dict[str, Any]:
+def measured(
+    example: Example, folder: Path, sizes: dict[str, int], variants: list[str], *, rounds: int
+) -> dict[str, Any]:
     """The ratio of every variant that differs from the defaults, and what two default sessions differ by (noise)."""
     source = folder / "plain.onnx"
     feeds = arrays(resized(example, sizes))
@@ -117,7 +132,7 @@ def measured(example: Example, folder: Path, sizes: dict[str, int], *, rounds: i
     sessions: dict[str, Any] = {"plain": session(source, []), "noise": session(source, [])}
     sessions["plain, no SkipLayerNorm"] = session(source, SLOW)
     seen: set[bytes] = set()
-    for variant, change in VARIANTS.items():
+    for variant, change in ((name, VARIANTS[name]) for name in variants):
         output = folder / variant / "model.onnx"
         output.parent.mkdir(exist_ok=True)
         passes = change(list(default_passes(TARGET)))
