@@ -1,0 +1,155 @@
+"""Builds every candidate of a model once and keeps it in the work folder, with its wall time and peak memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from contest.cases import Case, save_feeds
+
+from enginery.errors import EngineryError
+from enginery.pipeline.auto import with_options
+from enginery.pipeline.events import Events
+from enginery.pipeline.line import MODEL, Line
+from enginery.pipeline.recipe import Mode
+from enginery.pipeline.recipe.file import load_recipe
+from enginery.pipeline.store import Store
+
+WORKER = Path(__file__).parent / "worker.py"
+OWN = ("ort-optimizer", "ort-dynamic", "ort-static-minmax", "ort-static-entropy", "ort-static-percentile")
+APART = ("onnxslim", "nncf", "modelopt")
+"""Peers that live in environments of their own."""
+
+OURS = (
+    ("onnxruntime-cpu", Mode.FP32, {}),
+    ("onnxruntime-cpu", Mode.INT8, {}),
+    ("openvino-cpu", Mode.FP32, {}),
+    ("openvino-cpu", Mode.BF16, {}),
+    ("openvino-cpu", Mode.INT8, {}),
+    ("openvino-cpu", Mode.INT8, {"inference_precision": "bf16"}),
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """One candidate: how it is opened (`kind`), from which file, and what building it took.
+
+    `reason` says why there is nothing to open.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    seconds: float | None = None
+    peak_mb: float | None = None
+    ours: bool = False
+    integer: bool = False
+    reason: str = ""
+
+    @property
+    def megabytes(self) -> float:
+        """Of the file and its weights beside it."""
+        beside = [self.path.with_suffix(".bin"), self.path.with_name(f"{self.path.name}.data")]
+        return sum(file.stat().st_size for file in (self.path, *beside) if file.exists()) / 1e6
+
+
+@dataclass
+class Builder:
+    """Builds for one model into `work/<model>/`."""
+
+    case: Case
+    work: Path
+    peers: Path
+    threads: int
+
+    def __post_init__(self) -> None:
+        self.loaded = load_recipe(self.case.recipe)
+        self.folder = self.work / self.loaded.recipe.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.line = self._line({})
+
+    def everything(self, *, quick: bool) -> Iterator[Built]:
+        """Every candidate; `quick` leaves out those that take minutes to build."""
+        model = self.line.export.path(MODEL)
+        yield Built("torch", "torch", model)
+        if not quick:
+            yield Built("torch compile", "torch-compile", model)
+        yield Built("onnxruntime", "onnxruntime", model)
+        yield Built("openvino f32", "openvino", model, {"inference_precision": "f32"})
+        yield Built("openvino bf16", "openvino", model, {"inference_precision": "bf16"})
+        names = (*OWN, *APART) if not quick else ("ort-dynamic", "nncf")
+        for name in names:
+            if name != "ort-optimizer" or self.case.text:
+                yield self._peer(name, model)
+        for target, mode, options in OURS:
+            yield self._ours(target, mode, options)
+
+    def module(self) -> Any:
+        return self.line.original.fresh()
+
+    def evaluation(self) -> list[dict[str, Any]]:
+        """Real inputs for the fidelity."""
+        assert self.line.evaluation is not None
+        return [dict(batch.inputs) for batch in islice(self.line.evaluation.batches(), 8)]
+
+    def _line(self, engine: Mapping[str, Mapping[str, Any]]) -> Line:
+        loaded = self.loaded
+        for target, options in engine.items():
+            loaded = with_options(loaded, target, options)
+        return Line(loaded, Store.beside(self.work), Events())
+
+    def _ours(self, target: str, mode: Mode, options: Mapping[str, Any]) -> Built:
+        line = self._line({target: {"threads": self.threads, **options}})
+        name = f"enginery {target} {mode.value}" + "".join(f" {value}" for value in options.values())
+        precision = self.loaded.recipe.precision.model_copy(update={"mode": mode})
+        begin = time.perf_counter()
+        try:
+            compiled = line.compile(target, precision)
+        except EngineryError as error:
+            return Built(name, "enginery", self.folder, ours=True, reason=str(error))
+        compiled.verify()
+        entry = next(compiled.path(file) for file in compiled.files if file.endswith((".xml", ".onnx")))
+        return Built(
+            name, "enginery", entry, {"line": line, "target": target, "precision": precision},
+            time.perf_counter() - begin, ours=True, integer=mode is Mode.INT8,
+        )  # fmt: skip
+
+    def _peer(self, name: str, model: Path) -> Built:
+        integer = name not in ("ort-optimizer", "onnxslim")
+        kind, suffix = ("openvino", ".xml") if name == "nncf" else ("onnxruntime", ".onnx")
+        path, record = self.folder / f"{name}{suffix}", self.folder / f"{name}.json"
+        python = Path(sys.executable) if name in OWN else self.peers / name / "bin" / "python"
+        if not python.exists():
+            return Built(name, kind, path, integer=integer, reason=f"no {python}: bench/contest/setup makes it")
+        if not record.exists():
+            record.write_text(json.dumps(self._run(python, name, model, path)))
+        found = json.loads(record.read_text())
+        options = {"inference_precision": "f32"} if kind == "openvino" else {}
+        return Built(
+            name, kind, path, options, found.get("seconds"), found.get("peak_mb"), integer=integer,
+            reason=found.get("reason", ""),
+        )  # fmt: skip
+
+    def _run(self, python: Path, name: str, model: Path, path: Path) -> dict[str, Any]:
+        calibration = self.folder / "calibration.npz"
+        if not calibration.exists():
+            feeds = self.line.calibration_feeds()
+            save_feeds(calibration, [dict(each) for each in islice(feeds(), 12)])
+        command = [str(python), str(WORKER), name, str(model), str(path), str(calibration)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+        except subprocess.TimeoutExpired:
+            return {"reason": "took more than 300 s to build"}
+        if done.returncode or not path.exists():
+            return {"reason": f"failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1][:160]}"}
+        return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,64 @@
+"""Opens a candidate as a function from inputs to its first output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from contest.builds import Builder, Built
+
+from enginery.engines.onnxruntime import import_onnxruntime
+from enginery.engines.openvino import OpenVinoOptions, import_openvino
+
+Run = Callable[[Mapping[str, Any]], np.ndarray]
+
+
+def open_candidate(built: Built, builder: Builder) -> Run:
+    """Every runtime gets the same number of threads and is otherwise as a user gets it."""
+    openers: dict[str, Callable[[Built, Builder], Run]] = {
+        "torch": _torch,
+        "torch-compile": _torch,
+        "onnxruntime": _onnxruntime,
+        "openvino": _openvino,
+        "enginery": _enginery,
+    }
+    return openers[built.kind](built, builder)
+
+
+def _torch(built: Built, builder: Builder) -> Run:
+    import torch
+
+    torch.set_num_threads(builder.threads)
+    module = builder.module().eval()
+    call = torch.compile(module) if built.kind == "torch-compile" else module
+
+    def run(feeds: Mapping[str, Any]) -> np.ndarray:
+        with torch.no_grad():
+            result = call(**{name: torch.from_numpy(array) for name, array in feeds.items()})
+        first = next(iter(result.values())) if isinstance(result, dict) else result
+        return (first[0] if isinstance(first, tuple) else first).numpy()
+
+    return run
+
+
+def _onnxruntime(built: Built, builder: Builder) -> Run:
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = builder.threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(built.path), options, providers=["CPUExecutionProvider"])
+    first = [session.get_outputs()[0].name]
+    return lambda feeds: session.run(first, dict(feeds))[0]
+
+
+def _openvino(built: Built, builder: Builder) -> Run:
+    properties = OpenVinoOptions(builder.threads, built.options["inference_precision"]).properties()
+    request = import_openvino().Core().compile_model(str(built.path), "CPU", properties).create_infer_request()
+    return lambda feeds: request.infer(dict(feeds))[0].copy()
+
+
+def _enginery(built: Built, _: Builder) -> Run:
+    line, target, precision = (built.options[name] for name in ("line", "target", "precision"))
+    session = line.open(target, precision)
+    return lambda feeds: next(iter(session.run(feeds).values()))
