@@ -18,6 +18,7 @@ DATA: Final = HERE.parents[1] / "shared" / "data"
 
 BENCHMARKS: Final[dict[str, tuple[str, ...]]] = {
     "floor": (),
+    "peers": ("--work", str(WORK / "peers"), "--peers", str(WORK / "environments")),
     "passes": (),
     "fusions": (),
     "quantization": ("--work", str(WORK)),
@@ -27,7 +28,7 @@ BENCHMARKS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Their names, and what each needs besides --check and --quick."""
 
-DEFAULT: Final = ("floor", "passes", "fusions", "quantization", "release")
+DEFAULT: Final = ("floor", "peers", "passes", "fusions", "quantization", "release")
 """What runs unasked; the others train or calibrate for long."""
 
 

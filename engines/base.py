@@ -57,6 +57,9 @@ class BuildSpec:
     precision: str = "fp32"
     """What the engine itself shall compute in; another value than fp32 only where `Engine.native` names it."""
 
+    quantized: bool = False
+    """Whether the graph holds integers by the recipe's precision, so that its float rest may be computed in less."""
+
     cache: Path | None = None
     """A folder where an engine may keep what makes later builds faster; nothing in it is part of a result."""
 
@@ -139,7 +142,7 @@ class Engine(ABC):
     """Precisions that the engine computes a float32 graph in by itself, so that no pass has to convert the graph."""
 
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
-    """Engine options that change no answer and may be faster, depending on model and machine: worth a measurement."""
+    """Engine options that may be faster, depending on model and machine: worth a measurement, behind every gate."""
 
     def builds_for(self) -> str:
         """The devices at hand that a build depends on, in words; empty where it depends on none but the processor."""

@@ -121,7 +121,7 @@ class OpenVinoCpu(Engine):
     target: ClassVar[str] = "openvino-cpu"
     policy: ClassVar[str] = "openvino"
     native: ClassVar[frozenset[str]] = frozenset({"bf16"})
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"threads": 1},)
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"inference_precision": "bf16"}, {"threads": 1})
 
     def cannot_build(self) -> str | None:
         try:
@@ -158,12 +158,14 @@ class OpenVinoCpu(Engine):
 def _options(spec: BuildSpec) -> OpenVinoOptions:
     """The options of a build: `precision: bf16` of the recipe is the engine's inference precision.
 
+    Of a quantized graph only the float rest is meant, and the option chooses its precision.
+
     Raises:
         UsageError: an option is wrong, or contradicts the precision.
     """
     wanted = "bf16" if spec.precision == "bf16" else "f32"
     options = OpenVinoOptions.parse({"inference_precision": wanted, **spec.options})
-    if options.inference_precision != wanted:
+    if options.inference_precision != wanted and not spec.quantized:
         raise UsageError(
             f"`inference_precision` of openvino-cpu is {options.inference_precision!r} and the recipe's precision is "
             f"{spec.precision}, which is {wanted!r} there. Remove the option, or change `precision`."

@@ -123,8 +123,8 @@ def build_auto(
     ranking = _rank(contest, [trial for trial in tried if trial.outcome == "tried"])
     losers = [trial for trial in tried if trial.outcome != "tried"]
     while ranking:
-        best, others = _tune(contest, ranking[0]), ranking[1:]
-        table = [replace(best, outcome="chosen"), *others, *losers]
+        (best, *variants), others = _tune(contest, ranking[0]), ranking[1:]
+        table = [replace(best, outcome="chosen"), *variants, *others, *losers]
         try:
             return build(
                 with_options(recipe, best.target, best.options),
@@ -263,16 +263,23 @@ def _open(contest: _Contest, trial: _Trial) -> Any:
     return engine.load(open_artifact(compiled.folder), trial.line.spec(trial.target, precision))
 
 
-def _tune(contest: _Contest, winner: _Trial) -> _Trial:
-    """Search the engine's session options: those that are clearly faster than the winner's own, one at a time."""
+def _tune(contest: _Contest, winner: _Trial) -> list[_Trial]:
+    """Search the engine's session options, one at a time: one that is clearly faster than the winner's own is taken.
+
+    Returns the choice, then everything else that was tried.
+    """
     given = contest.recipe.engine.get(winner.target, {})
     variants = [v for v in get_engine(winner.target).variants if not set(v) & set(given)]
     tried = [_try(contest, replace(winner, options=variant, outcome="tried")) for variant in variants]
-    timed = _take_turns(contest, [winner, *(trial for trial in tried if trial.outcome == "tried")])
-    fastest = min(timed, key=_latency)
-    if _latency(fastest) < CLEARLY * _latency(timed[0]):
-        return replace(fastest, ratio=winner.ratio and winner.ratio * _latency(fastest) / _latency(timed[0]))
-    return winner
+    out = [trial for trial in tried if trial.outcome != "tried"]
+    own, *timed = _take_turns(contest, [winner, *(trial for trial in tried if trial.outcome == "tried")])
+    scale = (winner.ratio or 1.0) / _latency(own)
+    timed = [replace(trial, outcome="slower", ratio=scale * _latency(trial)) for trial in timed]
+    fastest = min(timed, key=_latency, default=winner)
+    if timed and _latency(fastest) < CLEARLY * _latency(own):
+        rest = [replace(winner, outcome="slower"), *(trial for trial in timed if trial is not fastest)]
+        return [fastest, *rest, *out]
+    return [winner, *timed, *out]
 
 
 def _latency(trial: _Trial) -> float:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from contest.cases import Case, save_feeds
-
 from enginery.errors import EngineryError
 from enginery.pipeline.auto import with_options
 from enginery.pipeline.events import Events

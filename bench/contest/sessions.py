@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from contest.builds import Builder, Built
 
+from contest.builds import Builder, Built
 from enginery.engines.onnxruntime import import_onnxruntime
 from enginery.engines.openvino import OpenVinoOptions, import_openvino
 

@@ -13,7 +13,7 @@ from enginery.errors import EngineError
 from enginery.pipeline.comparison.reference import spec_to_json
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json
-from enginery.pipeline.line.graph import MODEL, GraphStages
+from enginery.pipeline.line.graph import FLOAT_MODES, MODEL, GraphStages
 from enginery.pipeline.line.wiring import LITERAL
 from enginery.pipeline.machine import processor
 from enginery.pipeline.recipe import Mode, Precision
@@ -45,7 +45,9 @@ class Line(GraphStages):
     def spec(self, target: str, precision: Precision) -> BuildSpec:
         mode = precision.mode.value
         native = mode if mode in self.engine(target).native else Mode.FP32.value
-        return BuildSpec(self.inputs, self.outputs, self.dims, self.recipe.engine.get(target, {}), native)
+        options = self.recipe.engine.get(target, {})
+        quantized = precision.mode not in FLOAT_MODES
+        return BuildSpec(self.inputs, self.outputs, self.dims, options, native, quantized)
 
     def compile(self, target: str, precision: Precision) -> Result:
         """Compile the graph for the target.

@@ -88,6 +88,14 @@ def test_bf16_is_asked_for_by_name_and_stays_in_the_artifact(model, tmp_path):
     assert OpenVinoCpu().load(artifact, SPEC).describe()["inference_precision"] == "bf16"
 
 
+def test_the_float_rest_of_a_quantized_graph_may_be_computed_in_bfloat16(model, tmp_path):
+    spec = BuildSpec(SPEC.inputs, SPEC.outputs, SPEC.dims, {"inference_precision": "bf16"}, quantized=True)
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    artifact = OpenVinoCpu().build(model[0], folder, spec)
+    assert artifact.options["inference_precision"] == "bf16"
+
+
 def test_an_option_that_contradicts_the_precision_is_refused(model, tmp_path):
     spec = BuildSpec(SPEC.inputs, SPEC.outputs, SPEC.dims, {"inference_precision": "f32"}, precision="bf16")
     with pytest.raises(UsageError, match="is 'f32' and the recipe's precision is bf16"):
