@@ -21,8 +21,9 @@ from enginery.pipeline.files import sync_folder, sync_tree, write_durably
 from enginery.pipeline.npz import read_npz
 from enginery.pipeline.release import batching
 from enginery.pipeline.release.batching import BatchPlan
-from enginery.pipeline.release.triton_config import Plan, Warmup, batch_dim, left_out, model_config, platform
+from enginery.pipeline.release.triton_config import Plan, Warmup, batch_dim, model_config, platform
 from enginery.pipeline.release.triton_lint import CONFIG, lint_model, read_config
+from enginery.pipeline.release.triton_onnxruntime import left_out
 
 
 @dataclass(frozen=True)

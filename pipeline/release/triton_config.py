@@ -13,6 +13,7 @@ from enginery.engines.base import TensorSpec
 from enginery.errors import UsageError
 from enginery.pipeline.bundle.manifest import Manifest
 from enginery.pipeline.extras import missing
+from enginery.pipeline.release import triton_onnxruntime
 from enginery.pipeline.release.batching import BatchPlan
 
 DATA_TYPES: Final = {
@@ -20,9 +21,6 @@ DATA_TYPES: Final = {
     "int8": "TYPE_INT8", "int16": "TYPE_INT16", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
     "uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "uint32": "TYPE_UINT32", "uint64": "TYPE_UINT64",
 }  # fmt: skip
-
-LEVELS: Final = {"disabled": 2, "basic": -1, "extended": 1, "layout": 0, "all": 0}
-"""ONNX Runtime's optimization levels in the numbers of Triton's backend; 0 is its default, everything."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def model_config(manifest: Manifest, chosen: Plan) -> Any:
         config.dynamic_batching.preferred_batch_size.append(chosen.batching.preferred)
         config.dynamic_batching.max_queue_delay_microseconds = chosen.batching.delay_us
     if manifest.target.startswith("onnxruntime"):
-        _onnxruntime(config, manifest)
+        triton_onnxruntime.configure(config, manifest)
     for warmup in chosen.warmups:
         _add_warmup(config, warmup, manifest)
     return config
@@ -116,15 +114,15 @@ def platform(target: str) -> str:
     """Triton's name of the platform for a target.
 
     Raises:
-        UsageError: Triton has none.
+        UsageError: the target is not exported to Triton.
     """
     if target in {"onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt"}:
         return "onnxruntime_onnx"
     if target == "tensorrt":
         return "tensorrt_plan"
     raise UsageError(
-        f"Triton has no backend that loads an engine for {target}. It serves onnxruntime-cpu, onnxruntime-cuda, "
-        "onnxruntime-tensorrt and tensorrt; build the recipe for one of these."
+        f"An engine for {target} is not exported to Triton; those for onnxruntime-cpu, onnxruntime-cuda, "
+        "onnxruntime-tensorrt and tensorrt are. Build the recipe for one of these."
     )
 
 
@@ -143,37 +141,6 @@ def _data_type(spec: TensorSpec) -> str:
     if spec.dtype not in DATA_TYPES:
         raise UsageError(f"Triton has no data type for {spec}. It has: {', '.join(DATA_TYPES)}.")
     return DATA_TYPES[spec.dtype]
-
-
-def _onnxruntime(config: Any, manifest: Manifest) -> None:
-    """Hand over the engine's session options, as far as Triton's backend takes them; `left_out` names the rest."""
-    options = manifest.engine.options
-    if level := LEVELS[options.get("optimization", "all")]:
-        config.optimization.graph.level = level
-    if options.get("threads"):
-        config.parameters["intra_op_thread_count"].string_value = str(options["threads"])
-    if options.get("memory_arena") is False:
-        config.parameters["enable_mem_arena"].string_value = "0"
-    if manifest.target == "onnxruntime-tensorrt":
-        accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
-        accelerator.parameters.update(options.get("provider", {}))
-
-
-def left_out(manifest: Manifest) -> list[str]:
-    """Session options of the engine that Triton's ONNX Runtime backend cannot be given."""
-    if not manifest.target.startswith("onnxruntime"):
-        return []
-    options = manifest.engine.options
-    found: list[str] = []
-    if options.get("disabled_optimizers"):
-        names = ", ".join(options["disabled_optimizers"])
-        found.append(f"Triton cannot disable ONNX Runtime's optimizers {names}; the engine may be slower there")
-    if options.get("spinning") is False:
-        found.append("Triton's backend lets threads spin; the engine was built with `spinning: false`")
-    found += [f"Triton's backend has no way to set `{key}={value}`" for key, value in options.get("config", {}).items()]
-    if manifest.target != "onnxruntime-cpu":
-        found.append("Triton's backend may run nodes on the CPU that the GPU provider does not take, and says nothing")
-    return found
 
 
 def _add_warmup(config: Any, warmup: Warmup, manifest: Manifest) -> None:

@@ -46,6 +46,8 @@ def render_html(report: Report) -> str:
         },
         left_in_float=_left_in_float(report),
         layers=[node for node in report.kernels.get("nodes", ()) if node.get("sources")],
+        worked=[effect for effect in report.passes if effect.changed or effect.refusals],
+        idle=list(dict.fromkeys(effect.spec for effect in report.passes if not (effect.changed or effect.refusals))),
         origin=_flat(report.original),
     )
 

@@ -18,8 +18,9 @@ pytest.importorskip("tritonclient", reason="the extra `triton` is not installed"
 
 from enginery.pipeline.release import triton
 from enginery.pipeline.release.triton import export_triton
-from enginery.pipeline.release.triton_config import Plan, batch_dim, left_out, model_config, platform
+from enginery.pipeline.release.triton_config import Plan, batch_dim, model_config, platform
 from enginery.pipeline.release.triton_lint import lint_model, lint_repository, read_config
+from enginery.pipeline.release.triton_onnxruntime import left_out
 
 
 @pytest.fixture
@@ -106,8 +107,8 @@ def test_an_engine_that_was_never_run_is_not_exported(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["tensorrt-rtx", "openvino"])
-def test_a_target_that_triton_cannot_load_is_refused(tmp_path, target):
-    with pytest.raises(UsageError, match=f"no backend that loads an engine for {target}"):
+def test_a_target_that_is_not_exported_is_refused(tmp_path, target):
+    with pytest.raises(UsageError, match=f"An engine for {target} is not exported to Triton"):
         export_triton([make_bundle(tmp_path / "b", target=target)], tmp_path / "models")
 
 
@@ -205,6 +206,45 @@ def test_options_without_a_way_into_triton_are_named(manifest):
     found = left_out(manifest.model_copy(update={"engine": engine}))
     assert len(found) == 2
     assert "session.x=1" in found[1]
+
+
+def for_provider(manifest, target, **provider):
+    engine = manifest.engine.model_copy(update={"options": {"provider": provider}})
+    changed = manifest.model_copy(update={"target": target, "engine": engine})
+    return model_config(changed, Plan("m", "batch", 8, "model.onnx")), left_out(changed)
+
+
+def test_options_of_the_tensorrt_provider_go_by_tritons_names(manifest):
+    """Under ONNX Runtime's own names the backend refuses the model: `unknown parameter`."""
+    config, left = for_provider(
+        manifest, "onnxruntime-tensorrt", device_id="1", trt_fp16_enable="True", trt_int8_enable="0",
+        trt_max_workspace_size="1073741824", trt_min_subgraph_size="3", trt_weight_stripped_engine_enable="1",
+    )  # fmt: skip
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert dict(accelerator.parameters) == {
+        "precision_mode": "FP16", "max_workspace_size_bytes": "1073741824", "trt_min_subgraph_size": "3",
+    }  # fmt: skip
+    assert list(config.instance_group[0].gpus) == [1]
+    assert "the provider's `trt_weight_stripped_engine_enable=1`" in left[0]
+    assert len(left) == 2
+
+
+def test_two_precisions_of_tensorrt_are_one_too_many_for_triton(manifest):
+    config, left = for_provider(manifest, "onnxruntime-tensorrt", trt_int8_enable="1", trt_fp16_enable="1")
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert dict(accelerator.parameters) == {"precision_mode": "FP16"}
+    assert "trt_int8_enable=1" in left[0]
+
+
+def test_options_of_the_cuda_provider_that_triton_knows(manifest):
+    config, left = for_provider(
+        manifest, "onnxruntime-cuda", cudnn_conv_algo_search="HEURISTIC", gpu_mem_limit="1000", use_tf32="0"
+    )
+    assert {name: value.string_value for name, value in config.parameters.items()} == {
+        "cudnn_conv_algo_search": "1", "gpu_mem_limit": "1000",
+    }  # fmt: skip
+    assert "the provider's `use_tf32=0`" in left[0]
+    assert len(left) == 2
 
 
 def test_a_data_type_that_triton_lacks_is_refused(manifest):

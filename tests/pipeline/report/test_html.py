@@ -126,6 +126,19 @@ def test_a_refused_build_with_nothing_measured_has_a_page():
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["Gates", "Provenance"]
 
 
+def test_passes_that_did_nothing_are_named_in_one_line():
+    busy = make_report().passes[0]
+    idle = PassEffect(stage="optimize", spec="merge-clips", changed=0, nodes_before=4, nodes_after=4)
+    page = Page(render_html(make_report(passes=(busy, idle, idle)))).text
+    assert "Found nothing to do: merge-clips." in page
+    assert page.count("merge-clips") == 1
+
+
+def test_headings_of_tables_are_repeated_on_every_printed_page():
+    text = render_html(make_report())
+    assert text.count("<thead>") == text.count("<table>") >= 3
+
+
 def test_a_float_report_shows_the_bound():
     gates = (GateVerdict(gate="accuracy-float", verdict=Verdict.PASSED, words="", figure=1e-6, bound=1e-4),)
     assert "allowed 0.0001" in Page(render_html(make_report(precision="fp32", gates=gates))).text
