@@ -107,6 +107,18 @@ class TensorStatistics:
             energy=none,
         )
 
+    def clipped(self, low: float, high: float) -> TensorStatistics:
+        """The statistics with a narrower range: `low` and `high` lie inside the one seen. The histogram stays whole."""
+        return replace(
+            self,
+            low=low,
+            high=high,
+            low_sum=max(self.low_sum, low * self.batches),
+            high_sum=min(self.high_sum, high * self.batches),
+            channel_low=np.clip(self.channel_low, low, high),
+            channel_high=np.clip(self.channel_high, low, high),
+        )
+
 
 def channel_axis(rank: int) -> int:
     """1 for [N, C, H, W] and its like, the last axis otherwise."""

@@ -34,7 +34,7 @@ def explain_nodes(graph: gs.Graph, plan: Plan, tensors: Mapping[str, TensorStati
         name = names_of(node)[0]
         if node.op in COMPUTE:
             entry = {"node": name, "op": node.op, "precision": "int8" if name in integer else "float"}
-            nodes.append(entry | {"why": None if name in integer else why.get(name), "macs": _work(node, tensors)})
+            nodes.append(entry | {"why": None if name in integer else why.get(name), "macs": work_of(node, tensors)})
     known = [(entry["macs"], entry["precision"] == "int8") for entry in nodes if entry["macs"] is not None]
     total = sum(macs for macs, _ in known)
     done = sum(macs for macs, is_integer in known if is_integer)
@@ -65,7 +65,7 @@ def snr_along_depth(
     ]
 
 
-def _work(node: gs.Node, tensors: Mapping[str, TensorStatistics]) -> int | None:
+def work_of(node: gs.Node, tensors: Mapping[str, TensorStatistics]) -> int | None:
     """Multiply-accumulates over the whole calibration run, or None without statistics of the output."""
     statistics = tensors.get(node.outputs[0].name)
     if statistics is None or not has_constant_weight(node):

@@ -25,17 +25,18 @@ CEILING = 120.0
 
 @dataclass(frozen=True)
 class Reference:
-    """The float model's outputs on the held-out batches, and which of their positions are valid."""
+    """The float model's outputs on some batches, and which of their positions are valid."""
 
     feeds: tuple[Feeds, ...]
     outputs: tuple[Arrays, ...]
     masks: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def record(cls, model: Path, context: QuantizeContext) -> Reference:
+    def record(cls, model: Path, context: QuantizeContext, batches: Iterable[Feeds] | None = None) -> Reference:
+        """Run the float model on `batches`, or on those held out."""
         opened = Calibrated.open(model, context.open_model, context.masks)
         run = context.open_model(model, optimize=True)
-        feeds = tuple(context.held_out())
+        feeds = tuple(context.held_out() if batches is None else batches)
         outputs = tuple(_floats(run(each)) for each in feeds)
         masks = tuple(
             {name: opened.mask(name, array.ndim, each) for name, array in found.items()}

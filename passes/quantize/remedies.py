@@ -16,7 +16,9 @@ from enginery.passes.quantize.equalize import Equalize
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import Plan, make_plan
+from enginery.passes.quantize.ranges import ClipActivations
 from enginery.passes.quantize.rounding import RoundWeights
+from enginery.passes.quantize.sensitive import FloatSensitive
 from enginery.passes.quantize.smooth import Smooth
 from enginery.passes.quantize.split import SplitOutliers
 from enginery.passes.spec import format_pass, parse_pass
@@ -24,7 +26,17 @@ from enginery.passes.spec import format_pass, parse_pass
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-_ALL: Sequence[type[Remedy]] = (SplitOutliers, Smooth, Equalize, FloatEnds, ClipWeights, RoundWeights, CorrectBias)
+_ALL: Sequence[type[Remedy]] = (
+    SplitOutliers,
+    Smooth,
+    Equalize,
+    ClipActivations,
+    FloatSensitive,
+    FloatEnds,
+    ClipWeights,
+    RoundWeights,
+    CorrectBias,
+)
 
 
 def remedies() -> Mapping[str, type[Remedy]]:

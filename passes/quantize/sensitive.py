@@ -1,0 +1,93 @@
+"""The few small layers whose rounding costs most, in float."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from enginery.passes.base import PassResult, Refusal
+from enginery.passes.quantize.context import QuantizeContext
+from enginery.passes.quantize.explain import work_of
+from enginery.passes.quantize.fidelity import Reference
+from enginery.passes.quantize.place import place
+from enginery.passes.quantize.plan import make_plan, names_of
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+
+@dataclass(frozen=True)
+class FloatSensitive:
+    """Keeps in float the layers that do least of the work and whose rounding costs most.
+
+    1. Layers that do `work` or less of the multiply-accumulates are left out of the quantization one at a time, on the
+       first `batches` batches that remedies fit on; what that gains at the outputs is the layer's sensitivity.
+    2. Those that gain `least_gain` dB or more stay float, the most sensitive first, until together they would do more
+       than `work` of the multiply-accumulates.
+    3. After `seconds` the layers that are left are not tried, and are refused by name.
+
+    `search_mixed_precision` has no such bound on the work, but wants to know what is good enough.
+    """
+
+    name: ClassVar[str] = "float-sensitive"
+    when: ClassVar[Literal["before", "after"]] = "before"
+    worth: ClassVar[float] = 1.0
+
+    work: float = 0.02
+    least_gain: float = 0.3
+    batches: int = 2
+    seconds: float = 60.0
+
+    def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
+        """Edit the options in `context`; the graph stays as it is."""
+        nodes = [node for node, _ in make_plan(graph, context.policy, context.options, context.tensors).compute]
+        works = {names_of(node)[0]: work_of(node, context.tensors) or 0 for node in nodes}
+        bound = self.work * sum(works.values())
+        small = [name for name, work in works.items() if 0 < work <= bound]
+        if not small or len(nodes) < 2:
+            return PassResult(refusals=(Refusal("graph", f"no layer does {self.work:.1%} of the work or less"),))
+        gains, refusals = self._gains(context.write(graph, self.name), small, context)
+        refusals += [
+            Refusal(name, f"would gain {gain:.2f} dB") for name, gain in gains.items() if gain < self.least_gain
+        ]
+        chosen: list[str] = []
+        for name in sorted((name for name in gains if gains[name] >= self.least_gain), key=lambda name: -gains[name]):
+            if sum(works[each] for each in (*chosen, name)) <= bound:
+                chosen.append(name)
+            else:
+                refusals.append(Refusal(name, f"with it, more than {self.work:.1%} of the work would be float"))
+        context.options = context.options.keeping_float(*map(re.escape, chosen))
+        details = {"float": {name: round(gains[name], 2) for name in chosen}}
+        return PassResult(len(chosen), tuple(refusals), details)
+
+    def _gains(
+        self, model: Path, names: Sequence[str], context: QuantizeContext
+    ) -> tuple[dict[str, float], list[Refusal]]:
+        """What leaving each node in float gains at the outputs, in dB, and the nodes that were not tried in time."""
+        begin = time.monotonic()
+        reference = Reference.record(model, context, islice(context.fitting(), self.batches))
+        plain = _score(model, (), context, reference)
+        gains: dict[str, float] = {}
+        for name in names:
+            if time.monotonic() - begin > self.seconds:
+                break
+            gains[name] = _score(model, (name,), context, reference) - plain
+        return gains, [Refusal(name, f"not tried: {self.seconds:g} s were over") for name in names[len(gains) :]]
+
+
+def _score(model: Path, floating: Sequence[str], context: QuantizeContext, reference: Reference) -> float:
+    from enginery.passes.graph.ir import load_graph
+
+    graph = load_graph(model)
+    options = context.options.keeping_float(*map(re.escape, floating))
+    plan = make_plan(graph, context.policy, options, context.tensors)
+    place(graph, plan, context.policy, context.observer, context.tensors)
+    path = context.write(graph, "trial")
+    snr = reference.measure(path, replace(context, options=options))
+    path.unlink()
+    return snr
