@@ -10,13 +10,15 @@ Each function imports what it needs when it is called, so that `import enginery`
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enginery._version import __version__
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from enginery.pipeline.bundle.session import BundleSession
 
 __all__ = ["__version__", "build", "load"]
@@ -26,6 +28,7 @@ def load(
     bundle: str | os.PathLike[str],
     *,
     threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
     provider: str | None = None,
     warmup: int = 0,
     selftest: bool = False,
@@ -40,14 +43,15 @@ def load(
 
     Args:
         bundle: the bundle's folder.
-        threads: threads of the runtime (default: the runtime's own choice).
+        threads: threads of the runtime (default: as the bundle was built).
+        options: further options of the engine, such as `{"spinning": False}` (default: as the bundle was built).
         provider: demand that the engine runs on this provider, such as `CUDAExecutionProvider`.
         warmup: run the golden inputs this many times first.
         selftest: compare the engine's answers to the golden inputs with those recorded where it was built.
         public_key: demand a signature that this key, a PEM file, verifies.
 
     Raises:
-        UsageError: there is no bundle.
+        UsageError: there is no bundle, or an option cannot be given at run time.
         IntegrityError: a file of the bundle was changed, added or removed, or its signature does not hold.
         EngineError: the engine cannot run on this machine, not as it was built to, or answers otherwise than there.
     """
@@ -55,7 +59,13 @@ def load(
 
     key = None if public_key is None else Path(public_key)
     return open_session(
-        Path(bundle), threads=threads, provider=provider, warmup=warmup, selftest=selftest, public_key=key
+        Path(bundle),
+        threads=threads,
+        options=options,
+        provider=provider,
+        warmup=warmup,
+        selftest=selftest,
+        public_key=key,
     )
 
 

@@ -123,6 +123,10 @@ class OnnxRuntime(Engine):
 
     advice: ClassVar[str]
 
+    at_run: ClassVar[frozenset[str]] = frozenset(
+        {"threads", "spinning", "memory_arena", "optimization", "disabled_optimizers", "config"}
+    )
+
     def cannot_build(self) -> str | None:
         try:
             ort = import_onnxruntime()
@@ -222,6 +226,7 @@ class OnnxRuntimeCpu(OnnxRuntime):
         {"spinning": False},
         {"memory_arena": False},
         {"threads": 1},
+        {"config": {"session.disable_prepacking": "1"}},
     )
     advice = "Install enginery[cpu]."
 

@@ -123,6 +123,8 @@ class OpenVinoCpu(Engine):
     native: ClassVar[frozenset[str]] = frozenset({"bf16"})
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"inference_precision": "bf16"}, {"threads": 1})
 
+    at_run: ClassVar[frozenset[str]] = frozenset({"threads"})
+
     def cannot_build(self) -> str | None:
         try:
             import_openvino()

@@ -6,11 +6,11 @@ hits both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,6 +41,7 @@ def benchmark_bundles(
     cases: tuple[str, ...] = (),
     seconds: float = 5.0,
     threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: Callable[[str, int], None] = lambda _case, _pairs: None,
 ) -> Iterator[CaseTimes]:
@@ -52,6 +53,7 @@ def benchmark_bundles(
         cases: names of golden cases (default: all that the bundle carries).
         seconds: to measure each case for.
         threads: threads of both runtimes.
+        options: further options of the first bundle's engine; the second runs as it was built.
         seed: of the order of runs and of the interval's resampling.
         progress: hears (case, pairs done).
 
@@ -62,7 +64,7 @@ def benchmark_bundles(
     first = Bundle.open(bundle)
     chosen = _choose(first, cases)
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(bundle, threads=threads))
+        session = stack.enter_context(open_session(bundle, threads=threads, options=options))
         other = None
         if against is not None:
             _check_inputs(first, Bundle.open(against))

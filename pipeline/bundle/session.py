@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from enginery.engines import Session, get_engine
+from enginery.engines import Artifact, Engine, Session, get_engine
 from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
 from enginery.errors import EngineError, UsageError
 from enginery.pipeline.bundle.folder import Bundle, verify_bundle
@@ -77,6 +77,7 @@ def open_session(
     path: Path,
     *,
     threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
     provider: str | None = None,
     warmup: int = 0,
     selftest: bool = False,
@@ -88,6 +89,7 @@ def open_session(
     Args:
         path: the bundle.
         threads: threads of the runtime (default: as the bundle was built).
+        options: further options of the engine, by the names that a recipe uses (default: as the bundle was built).
         provider: demand that the engine runs on this provider or device, by the runtime's own name for it.
         warmup: run the golden inputs this many times before the session is handed over.
         selftest: run the golden inputs and compare with the outputs that were recorded where the bundle was built.
@@ -95,7 +97,7 @@ def open_session(
         public_key: demand a signature that this key verifies.
 
     Raises:
-        UsageError: there is no bundle, or its engine has no `threads`.
+        UsageError: there is no bundle, or its engine does not take an option at run time, or not with that value.
         IntegrityError: a file was changed, added or removed, or the signature does not hold.
         EngineError: the engine cannot run here, runs elsewhere than on `provider`, or fails its self-test.
     """
@@ -103,10 +105,9 @@ def open_session(
     if verify:
         verify_bundle(path, public_key=public_key)
     bundle = Bundle.open(path)
-    artifact = bundle.artifact
-    if threads is not None:
-        artifact = replace(artifact, options={**artifact.options, "threads": threads})
-    session = BundleSession(get_engine(bundle.manifest.target).load(artifact, bundle.spec), bundle)
+    given = {**(options or {}), **({} if threads is None else {"threads": threads})}
+    engine = get_engine(bundle.manifest.target)
+    session = BundleSession(engine.load(_with_options(bundle, engine, given), bundle.spec), bundle)
     try:
         _demand(session, provider)
         if selftest:
@@ -119,6 +120,17 @@ def open_session(
         session.close()
         raise
     return session
+
+
+def _with_options(bundle: Bundle, engine: Engine, given: Mapping[str, Any]) -> Artifact:
+    if unknown := sorted(set(given) - engine.at_run):
+        able = f"These can be: {', '.join(sorted(engine.at_run))}" if engine.at_run else "None can be"
+        raise UsageError(
+            f"The option {unknown[0]!r} of {engine.target} cannot be changed at run time. {able}; the others stand "
+            "under `engine` in the recipe and take a new build."
+        )
+    artifact = bundle.artifact
+    return replace(artifact, options={**artifact.options, **given})
 
 
 def _demand(session: Session, provider: str | None) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -8,6 +9,7 @@ from enginery.pipeline.cli.options import (
     Folder,
     bundle_argument,
     echo_json,
+    engine_option,
     json_option,
     threads_option,
     verbosity_options,
@@ -21,10 +23,17 @@ from enginery.pipeline.cli.terminal import Terminal
 @click.option("--case", "cases", multiple=True, metavar="NAME", help="A golden case, such as opt; repeat for several.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Time for each case.")
 @threads_option
+@engine_option
 @json_option
 @verbosity_options
 def command(
-    bundle: Path, against: Path | None, cases: tuple[str, ...], seconds: float, threads: int | None, as_json: bool
+    bundle: Path,
+    against: Path | None,
+    cases: tuple[str, ...],
+    seconds: float,
+    threads: int | None,
+    options: dict[str, Any],
+    as_json: bool,
 ) -> None:
     """Time a bundle on its golden inputs, alone or against another.
 
@@ -42,6 +51,7 @@ def command(
             cases=cases,
             seconds=seconds,
             threads=threads,
+            options=options,
             progress=lambda case, pairs: terminal.progress(stage, pairs, None, case),
         )
         found = list(times)

@@ -78,7 +78,32 @@ public_key_option = click.option(
 )
 explain_option = click.option("--explain", is_flag=True, help="Say why each stage ran or was reused.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of the runtime (default: the runtime's own)."
+    "--threads", type=click.IntRange(min=1), help="Threads of the runtime (default: as the bundle was built)."
+)
+
+
+def _engine_options(_context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    import yaml
+
+    options: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as spinning=false.")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise click.BadParameter(f"The value of {name!r} is {value!r}, which is no YAML.") from error
+    return options
+
+
+engine_option = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_engine_options,
+    help="An option of the engine, as under `engine` in a recipe; repeat for several.",
 )
 
 

@@ -9,6 +9,7 @@ from enginery.pipeline.cli.options import (
     File,
     bundle_argument,
     echo_json,
+    engine_option,
     json_option,
     public_key_option,
     threads_option,
@@ -24,6 +25,7 @@ from enginery.pipeline.cli.options import (
 @click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Runs before the one kept.")
 @click.option("--provider", help="Demand that the engine runs on this provider, such as CPUExecutionProvider.")
 @threads_option
+@engine_option
 @public_key_option
 @json_option
 @verbosity_options

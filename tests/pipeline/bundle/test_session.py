@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import enginery
 from enginery.engines.onnxruntime import OnnxRuntimeSession
-from enginery.errors import EngineError, InputError, IntegrityError
+from enginery.errors import EngineError, InputError, IntegrityError, UsageError
 from enginery.pipeline.bundle import file_records, write_sums
 from enginery.pipeline.cli.main import cli
 from enginery.pipeline.files import pretty_json
@@ -83,6 +83,18 @@ def test_warm_up_runs_every_golden_case(bundle, monkeypatch):
 def test_threads_reach_the_runtime(bundle):
     with enginery.load(bundle, threads=1) as session:
         assert session.describe()["threads"] == 1
+
+
+def test_options_are_given_anew_at_run_time(bundle):
+    with enginery.load(bundle, options={"spinning": False, "disabled_optimizers": []}, threads=1) as session:
+        assert session.run({"x": np.ones((1, 6), np.float32)})["y"].shape[0] == 1
+    with pytest.raises(UsageError, match="`spinning` of onnxruntime-cpu is 'no'"):
+        enginery.load(bundle, options={"spinning": "no"})
+
+
+def test_an_option_that_needs_a_new_build_is_refused_with_those_that_do_not(bundle):
+    with pytest.raises(UsageError, match=r"'provider' of onnxruntime-cpu cannot be changed at run time.*spinning"):
+        enginery.load(bundle, options={"provider": {}})
 
 
 def test_many_threads_share_a_session(bundle):

@@ -54,7 +54,21 @@ def test_verify_of_nothing_is_wrong_usage(tmp_path):
 
 def test_run_writes_the_outputs(bundle, inputs, tmp_path):
     outputs = tmp_path / "y.npz"
-    result = invoke("run", bundle, "--inputs", inputs, "--outputs", outputs, "--threads", 1, "--warmup", 1, "--json")
+    result = invoke(
+        "run",
+        bundle,
+        "--inputs",
+        inputs,
+        "--outputs",
+        outputs,
+        "--threads",
+        1,
+        "--option",
+        "spinning=false",
+        "--warmup",
+        1,
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["outputs"] == {"y": {"dtype": "float32", "shape": [2, 3]}}
     with enginery.load(bundle) as session, np.load(outputs) as written:
@@ -134,7 +148,20 @@ def test_a_bundle_needs_no_torch_and_no_onnx(bundle, inputs, tmp_path, command):
 
 def test_bench_times_two_bundles_in_turns(bundle, tmp_path):
     other = make_bundle(tmp_path / "other", seed=1)
-    args = ["bench", bundle, "--against", other, "--case", "opt", "--seconds", 0.1, "--threads", 1]
+    args = [
+        "bench",
+        bundle,
+        "--against",
+        other,
+        "--case",
+        "opt",
+        "--seconds",
+        0.1,
+        "--threads",
+        1,
+        "--option",
+        "memory_arena=false",
+    ]
     (case,) = json.loads(invoke(*args, "--json").stdout)
     assert [item["subject"] for item in case["latencies"]] == [str(bundle), str(other)]
     assert all(0 < item["low_ms"] <= item["median_ms"] <= item["high_ms"] for item in case["latencies"])
@@ -146,3 +173,10 @@ def test_bench_of_an_unknown_case(bundle):
     result = invoke("bench", bundle, "--case", "huge")
     assert result.exit_code == 2
     assert "It has: max, min, opt" in result.stderr or "It has: min, opt, max" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "words"), [("spinning", "not NAME=VALUE"), ("config={", "which is no YAML")])
+def test_an_option_that_cannot_be_read_is_wrong_usage(bundle, given, words):
+    result = invoke("run", bundle, "--selftest", "--option", given)
+    assert result.exit_code == 2
+    assert words in result.output
