@@ -170,9 +170,7 @@ class OnnxRuntime(Engine):
             session_options = options.session_options(ort)
             session_options.optimized_model_filepath = str(optimized)
             # Weights go to a file of their own: protobuf holds 2 GB, and the kernels are read without them.
-            session_options.add_session_config_entry(
-                "session.optimized_model_external_initializers_file_name", "weights"
-            )
+            session_options.add_session_config_entry(_WEIGHTS_FILE, "weights")
             session = self._open(ort, path, session_options, options)
             self._check_signature(session, spec)
             return kernel_facts(read_kernels(optimized))
