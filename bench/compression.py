@@ -39,10 +39,10 @@ from enginery.passes.module.prune.weights import PruneWeights
 from enginery.passes.module.recover import Recover
 from enginery.passes.module.share.codebooks import ShareWeights
 
-SAMPLES = 16_000
+SAMPLES = 12_000
 ORIGINAL_EPOCHS = 10
 STUDENT_EPOCHS = 12
-FROM_SCRATCH: dict[str, Any] = {"lr": 3e-3, "warmup": 0.1, **fashion.TRAINING}
+FROM_SCRATCH: dict[str, Any] = {"lr": 3e-3, "warmup": 0.1, "keep": "last", **fashion.TRAINING}
 FINE_TUNING: dict[str, Any] = {"lr": 1e-3, **fashion.TRAINING}
 FEED_FORWARD = r"encoder\.layer\.\d\.(intermediate|output)\.dense"
 LATENCY_BATCH = 32
@@ -87,8 +87,8 @@ def train(data: fashion.Fashion, seed: int, work: Path, only: Sequence[str] | No
         one = Distil(student="s", epochs=STUDENT_EPOCHS, alpha=1.0, temperature=1.0, **FROM_SCRATCH)
         return one.apply(copy.deepcopy(original), teaching)[0]
 
-    made = {"original": original_itself, "pruned": pruned, "recovered": recovered, "peer": peer, "sparse": sparse,
-            "alone": alone, "few labels": few_labels, "distilled": distilled}  # fmt: skip
+    made = {"original": original_itself, "pruned": pruned, "peer": peer, "sparse": sparse, "alone": alone,
+            "distilled": distilled, "few labels": few_labels, "recovered": recovered}  # fmt: skip
     for name, make in made.items():
         if only is None or name in only:
             path = fashion.built(name, data, seed, work, make)

@@ -104,7 +104,7 @@ def trained(data: Fashion, seed: int, epochs: int, work: Path) -> nn.Module:
     torch.manual_seed(seed)
     module = Cnn()
     if not path.exists():
-        Recover(epochs=epochs, lr=3e-3, warmup=0.1, **TRAINING).apply(module, data.context(seed, work))
+        Recover(epochs=epochs, lr=3e-3, warmup=0.1, keep="last", **TRAINING).apply(module, data.context(seed, work))
         torch.save(module.state_dict(), path)
     module.load_state_dict(torch.load(path, weights_only=True))
     return module.eval()

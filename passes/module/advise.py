@@ -1,7 +1,7 @@
 """Advice: what compressing each layer would cost and save, and a list of passes for a stated budget.
 
 Every figure is measured on a copy of the module, one layer at a time and without training, so a loss is what recovery
-starts from and not what remains. MACs stand for latency here; a build's benchmark measures the engine itself.
+starts from and not what remains. Latencies are those of engines, which the caller builds and times (`Trials`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from enginery.errors import EngineryError, UsageError
 from enginery.passes.base import ModuleContext, ModulePass
@@ -29,6 +29,37 @@ MOST = 4
 """Proposals that are shown."""
 
 
+class Trials(Protocol):
+    """Builds engines and times them against the whole module's. None: there is no such engine."""
+
+    def latency(self, module: torch.nn.Module) -> float | None:
+        """Latency of the changed module's engine over that of the whole one's."""
+        ...
+
+    def int8(self, layer: str) -> float | None:
+        """The same for the whole module with this layer in int8."""
+        ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may remain, as shares of the whole: `latency` where it is given and measured, `macs` otherwise.
+
+    `max_drop` is what the score may lose.
+    """
+
+    macs: float = HALF
+    latency: float | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("macs", self.macs), ("latency", self.latency)):
+            if value is not None and not 0 < value < 1:
+                raise UsageError(f"advise: {option}={value} is out of range; expected between 0 and 1")
+        if self.max_drop is not None and self.max_drop < 0:
+            raise UsageError(f"advise: max_drop={self.max_drop} is out of range; expected 0 or more")
+
+
 @dataclass(frozen=True)
 class Effect:
     """One way to compress one layer: the score it costs, and the shares of the whole module that it saves."""
@@ -37,17 +68,24 @@ class Effect:
     way: str
     lost: float
     parameters_saved: float
+    bytes_saved: float
     macs_saved: float
+    latency_saved: float | None
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Passes that reach the budget, with the score and the figures of the module that they make, before recovery."""
+    """Passes that reach the budget, with the score and the figures of the module that they make, before recovery.
+
+    `holds` says whether the score is within the budget without any recovery; None where no drop was stated.
+    """
 
     passes: tuple[str, ...]
     lost: float
     macs: float
     parameters: float
+    latency: float | None
+    holds: bool | None
 
 
 @dataclass(frozen=True)
@@ -64,34 +102,93 @@ class Advice:
 def advise(
     module: torch.nn.Module,
     context: ModuleContext,
+    budget: Budget | None = None,
     *,
-    macs: float = HALF,
+    trials: Trials | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Advice:
-    """Measure every linear and convolution layer, and propose passes that leave `macs` of the multiply-accumulates.
+    """Measure every linear and convolution layer, and propose passes that stay within the budget.
 
     A layer is pruned to half of its channels, factorized to half of its elements, and its weight rounded to int8 per
     output channel. Ways that a layer refuses do not appear. Without a metric the score is the mean cosine to the
     module's own outputs on the example. Proposals (the least sensitive layers alone, all channels, all weights) come
-    best score first; with training data each ends with `recover`.
+    best score first; with training data each ends with `recover`. A latency in the budget is reached by asking for
+    fewer multiply-accumulates until the measured engine is fast enough.
 
     Raises:
-        UsageError: `macs` is not between 0 and 1.
+        UsageError: a budget of latency without `trials` that measure it.
     """
-    if not 0 < macs < 1:
-        raise UsageError(f"advise: macs={macs} is out of range; expected between 0 and 1")
+    budget = budget or Budget()
+    if budget.latency is not None and trials is None:
+        raise UsageError("advise: a budget of latency was given, and this run measures none; leave it out")
     score, by = _scorer(module, context)
-    base, whole = score(module), figures(module, context.example)
-    trials = list(_trials(module))
+    bench = _Bench(module, context, score, score(module), figures(module, context.example), trials)
+    ways = list(_trials(module))
     effects: list[Effect] = []
-    for done, (layer, way, change) in enumerate(trials, 1):
-        changed = change(copy.deepcopy(module), context)
-        if changed is not None:
-            now = figures(changed, context.example)
-            effects.append(Effect(layer, way, base - score(changed), *_saved(whole, now)))
+    for done, (layer, way, change) in enumerate(ways, 1):
+        if (effect := bench.effect(layer, way, change)) is not None:
+            effects.append(effect)
         if progress is not None:
-            progress(done, len(trials))
-    return Advice(base, by, tuple(effects), tuple(_proposals(module, context, score, base, whole, macs, effects)))
+            progress(done, len(ways))
+    return Advice(bench.base, by, tuple(effects), tuple(_proposals(bench, budget, effects)))
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The whole module, and how changes of it are measured."""
+
+    module: torch.nn.Module
+    context: ModuleContext
+    score: Callable[[torch.nn.Module], float]
+    base: float
+    whole: Figures
+    trials: Trials | None
+
+    def effect(self, layer: str, way: str, change: Change) -> Effect | None:
+        changed = change(copy.deepcopy(self.module), self.context)
+        if changed is None:
+            return None
+        now = figures(changed, self.context.example)
+        lost, small = self.base - self.score(changed), now.bytes
+        if way == "int8":
+            latency = None if self.trials is None else self.trials.int8(layer)
+            weight = self.module.get_submodule(layer).get_parameter("weight")
+            small -= weight.numel() * (weight.element_size() - 1)
+        else:
+            latency = None if self.trials is None else self.trials.latency(changed)
+        return Effect(
+            layer,
+            way,
+            lost,
+            1 - now.parameters / self.whole.parameters,
+            1 - small / self.whole.bytes,
+            1 - now.macs / max(self.whole.macs, 1),
+            None if latency is None else 1 - latency,
+        )
+
+    def proposal(self, passes: Sequence[ModulePass], budget: Budget) -> Proposal | None:
+        """What the passes make, where it is within the budget of size or time."""
+        changed = _all_of(passes, copy.deepcopy(self.module), self.context)
+        if changed is None:
+            return None
+        now = figures(changed, self.context.example)
+        latency = None if self.trials is None else self.trials.latency(changed)
+        if budget.latency is None and now.macs > budget.macs * self.whole.macs:
+            return None
+        if budget.latency is not None and (latency is None or latency > budget.latency):
+            return None
+        texts = [format_pass(one) for one in passes]
+        if self.context.batches is not None:
+            texts.append(format_pass(Recover(epochs=RECOVERY_EPOCHS)))
+        lost = self.base - self.score(changed)
+        return Proposal(
+            tuple(texts),
+            lost,
+            now.macs / max(self.whole.macs, 1),
+            now.parameters / self.whole.parameters,
+            latency,
+            None if budget.max_drop is None else lost <= budget.max_drop,
+        )
 
 
 Change = Callable[["torch.nn.Module", ModuleContext], "torch.nn.Module | None"]
@@ -157,43 +254,34 @@ def _scorer(module: torch.nn.Module, context: ModuleContext) -> tuple[Callable[[
     return cosine, "cosine"
 
 
-def _saved(whole: Figures, now: Figures) -> tuple[float, float]:
-    """The shares of parameters and of multiply-accumulates that are gone."""
-    return 1 - now.parameters / whole.parameters, 1 - now.macs / max(whole.macs, 1)
+def _proposals(bench: _Bench, budget: Budget, effects: Sequence[Effect]) -> list[Proposal]:
+    """Whole-module candidates within the budget, the least loss first, at most `MOST`.
 
-
-def _proposals(
-    module: torch.nn.Module,
-    context: ModuleContext,
-    score: Callable[[torch.nn.Module], float],
-    base: float,
-    whole: Figures,
-    macs: float,
-    effects: Sequence[Effect],
-) -> list[Proposal]:
-    """Whole-module candidates within the budget, the least loss first, at most `MOST`."""
-    aware = context.batches is not None
-    candidates: list[list[ModulePass]] = [
-        _insensitive(effects, macs, aware=aware),
-        [PruneChannels(macs=macs)],
-        [PruneChannels(macs=macs, scope="layer")],
-        *([Factorize(share=round(macs - step / 20, 2), aware=aware)] for step in range(4) if macs - step / 20 > 0),
+    Each family of candidates is asked for ever fewer multiply-accumulates until it is within the budget.
+    """
+    aware = bench.context.batches is not None
+    families: list[Callable[[float], list[ModulePass]]] = [
+        lambda macs: _insensitive(effects, macs, aware=aware),
+        lambda macs: [PruneChannels(macs=macs)],
+        lambda macs: [PruneChannels(macs=macs, scope="layer")],
+        lambda macs: [Factorize(share=macs, aware=aware)],
     ]
     found: dict[tuple[float, float], Proposal] = {}
-    for passes in candidates:
-        changed = _all_of(passes, copy.deepcopy(module), context)
-        if changed is None:
-            continue
-        now = figures(changed, context.example)
-        if now.macs > macs * whole.macs:
-            continue
-        texts = [format_pass(one) for one in passes]
-        if aware:
-            texts.append(format_pass(Recover(epochs=RECOVERY_EPOCHS)))
-        one = Proposal(tuple(texts), base - score(changed), now.macs / whole.macs, now.parameters / whole.parameters)
-        # Two texts that come to the same module are one proposal.
-        found.setdefault((one.lost, one.macs), one)
+    for family in families:
+        for macs in _steps(budget):
+            if (one := bench.proposal(family(macs), budget)) is not None:
+                # Two texts that come to the same module are one proposal.
+                found.setdefault((one.lost, one.macs), one)
+                break
     return sorted(found.values(), key=lambda proposal: proposal.lost)[:MOST]
+
+
+def _steps(budget: Budget) -> list[float]:
+    """Shares of multiply-accumulates to try, the largest first: engines save less time than arithmetic, or more."""
+    first = budget.macs if budget.latency is None else min(budget.latency + 0.2, 0.95)
+    step = 0.05 if budget.latency is None else 0.1
+    shares = [round(first - step * i, 2) for i in range(5)]
+    return [share for share in shares if share > 0]
 
 
 def _all_of(passes: Sequence[ModulePass], module: torch.nn.Module, context: ModuleContext) -> torch.nn.Module | None:

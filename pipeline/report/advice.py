@@ -6,48 +6,64 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from enginery.passes.module.advise import Advice, Effect
+    from enginery.passes.module.advise import Advice, Budget, Effect, Proposal
 
 BAR: Final = 24
 """Characters of the longest bar."""
 
 
-def advice_lines(advice: Advice, macs: float) -> Iterator[str]:
+def advice_lines(advice: Advice, budget: Budget) -> Iterator[str]:
     """The lines that `enginery compress --advise` prints."""
-    yield f"The original scores {advice.score:.5g} ({advice.by}). What one layer costs, without training:"
+    yield f"The original scores {advice.score:.5g} ({advice.by}). What one layer costs and saves, without training:"
     yield ""
     width = max((len(effect.layer) for effect in advice.effects), default=5)
-    yield f"{'layer':<{width}}  {'way':<9}  {'lost':>9}  {'parameters':>10}  {'MACs':>7}"
+    yield f"{'layer':<{width}}  {'way':<9}  {'lost':>9}  {'parameters':>10}  {'bytes':>7}  {'MACs':>7}  {'latency':>7}"
     worst = max((effect.lost for effect in advice.effects), default=0.0)
     for effect in advice.effects:
         yield _row(effect, width, worst)
     yield ""
-    yield from _proposals(advice, macs)
+    yield from _proposals(advice, budget)
 
 
 def _row(effect: Effect, width: int, worst: float) -> str:
     bar = "█" * round(BAR * effect.lost / worst) if worst > 0 and effect.lost > 0 else ""
+    latency = "" if effect.latency_saved is None else f"{-100 * effect.latency_saved:+.1f}%"
     row = (
         f"{effect.layer:<{width}}  {effect.way:<9}  {effect.lost:>9.4f}  {-100 * effect.parameters_saved:>9.1f}%  "
-        f"{-100 * effect.macs_saved:>6.1f}%  {bar}"
+        f"{-100 * effect.bytes_saved:>6.1f}%  {-100 * effect.macs_saved:>6.1f}%  {latency:>7}  {bar}"
     )
     return row.rstrip()
 
 
-def _proposals(advice: Advice, macs: float) -> Iterator[str]:
+def budget_text(budget: Budget) -> str:
+    """The budget in words."""
+    what = f"{budget.macs:.0%} of the multiply-accumulates"
+    if budget.latency is not None:
+        what = f"{budget.latency:.0%} of the latency"
+    return what if budget.max_drop is None else f"{what}, and to lose at most {budget.max_drop:g}"
+
+
+def proposal_text(proposal: Proposal) -> str:
+    """What a proposal leaves and loses, in words."""
+    parts = [f"{proposal.macs:.0%} of the multiply-accumulates", f"{proposal.parameters:.0%} of the parameters"]
+    if proposal.latency is not None:
+        parts.insert(0, f"{proposal.latency:.0%} of the latency")
+    verdict = {None: "", True: "; within the budget as it is", False: "; the rest is for recovery to win back"}
+    return f"loses {proposal.lost:.4f} before recovery; {', '.join(parts)}{verdict[proposal.holds]}"
+
+
+def _proposals(advice: Advice, budget: Budget) -> Iterator[str]:
     if not advice.proposals:
-        yield f"No way was found to leave {macs:.0%} of the multiply-accumulates. Ask for a larger share with --macs."
+        yield f"No way was found to leave at most {budget_text(budget)}. Allow more, or distil a smaller student."
         return
-    yield f"Ways to leave at most {macs:.0%} of the multiply-accumulates, best first:"
+    yield f"Ways to leave at most {budget_text(budget)}, best first:"
     for proposal in advice.proposals:
         yield ""
-        yield (
-            f"# loses {proposal.lost:.4f} before recovery; {proposal.macs:.0%} of the multiply-accumulates, "
-            f"{proposal.parameters:.0%} of the parameters"
-        )
+        yield f"# {proposal_text(proposal)}"
         yield "module_passes:"
         yield from (f"  - {text}" for text in proposal.passes)
     yield ""
     if not any(text.startswith("recover") for text in advice.proposals[0].passes):
         yield "With `data: training:` in the recipe, add `recover{epochs=5}` to train the loss away."
-    yield "MACs stand for latency here. Build the recipe: its benchmark measures the engine."
+    if advice.proposals[0].latency is None:
+        yield "Latency was not measured: MACs stand for it. Build the recipe, or leave --no-latency out."

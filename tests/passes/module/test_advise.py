@@ -3,7 +3,7 @@ from nets import Cnn, Mlp, Task, Transformer, same_weights, seeded
 
 from enginery.errors import UsageError
 from enginery.passes.module import module_passes, run_module_passes
-from enginery.passes.module.advise import advise
+from enginery.passes.module.advise import Budget, advise
 from enginery.passes.module.figures import count_macs
 from enginery.passes.module.recover import Recover
 from enginery.passes.spec import parse_pass
@@ -42,7 +42,7 @@ def test_figures_are_of_the_whole_module(taught):
 def test_proposals_reach_the_budget_when_they_are_built(taught):
     task, module = taught
     whole = count_macs(module, task.context().example)
-    found = advise(module, task.context(), macs=0.6)
+    found = advise(module, task.context(), Budget(macs=0.6))
     assert [p.lost for p in found.proposals] == sorted(p.lost for p in found.proposals)
     best = found.proposals[0]
     assert best.passes[-1].startswith("recover{")
@@ -63,9 +63,61 @@ def test_without_data_and_metric_the_outputs_are_compared(kind, build):
     assert found.score == pytest.approx(1.0)
     assert all(0 <= effect.lost < 2 for effect in found.effects if effect.way == "int8")
     assert all("recover" not in text for proposal in found.proposals for text in proposal.passes)
-    assert found.to_json()["effects"][0].keys() == {"layer", "way", "lost", "parameters_saved", "macs_saved"}
+    assert found.to_json()["effects"][0]["latency_saved"] is None
 
 
-def test_a_budget_out_of_range_is_wrong_usage():
-    with pytest.raises(UsageError, match=r"macs=1.5 is out of range"):
-        advise(seeded(Mlp), Task("mlp").context(), macs=1.5)
+class MacsAsLatency:
+    """Engines whose latency is exactly their share of multiply-accumulates, plus a tenth that nothing saves."""
+
+    def __init__(self, module, example):
+        self.example, self.whole = example, count_macs(module, example)
+
+    def latency(self, module):
+        return 0.1 + 0.9 * count_macs(module, self.example) / self.whole
+
+    def int8(self, layer):
+        return None if layer == "first" else 0.8
+
+
+def test_latency_is_measured_for_each_way_and_a_budget_of_it_is_reached(taught):
+    task, module = taught
+    example = task.context().example
+    found = advise(module, task.context(), Budget(latency=0.5, max_drop=0.05), trials=MacsAsLatency(module, example))
+    effects = {(e.layer, e.way): e for e in found.effects}
+    pruned = effects["second", "prune"]
+    assert pruned.latency_saved == pytest.approx(0.9 * pruned.macs_saved)
+    assert effects["second", "int8"].latency_saved == pytest.approx(0.2)
+    assert effects["first", "int8"].latency_saved is None
+    assert effects["second", "int8"].bytes_saved == pytest.approx(
+        0.75 * 1024 / (16 * 32 + 32 * 32 + 32 * 4 + 68), rel=1e-3
+    )
+    assert found.proposals
+    for proposal in found.proposals:
+        assert proposal.latency <= 0.5
+        assert proposal.macs == pytest.approx((proposal.latency - 0.1) / 0.9)
+        assert proposal.holds == (proposal.lost <= 0.05)
+
+
+def test_an_engine_that_cannot_be_built_is_no_proposal(taught):
+    class Refusing(MacsAsLatency):
+        def latency(self, module):
+            return None
+
+    task, module = taught
+    found = advise(module, task.context(), Budget(latency=0.5), trials=Refusing(module, task.context().example))
+    assert found.proposals == ()
+    assert {e.latency_saved for e in found.effects if e.way != "int8"} == {None}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"macs": 1.5}, r"macs=1.5 is out of range"), ({"latency": 0}, "latency=0"), ({"max_drop": -1}, "max_drop=-1")],
+)
+def test_a_budget_out_of_range_is_wrong_usage(options, message):
+    with pytest.raises(UsageError, match=message):
+        Budget(**options)
+
+
+def test_a_budget_of_latency_needs_a_measurement():
+    with pytest.raises(UsageError, match="this run measures none"):
+        advise(seeded(Mlp), Task("mlp").context(), Budget(latency=0.5))
