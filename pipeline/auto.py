@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,14 +22,13 @@ import numpy as np
 from enginery.engines import get_engine, targets
 from enginery.errors import EngineryError, GateRefusedError, RecipeError, UntrustedSourceError, UsageError
 from enginery.pipeline.build import BuildResult, build, choose_precision, choose_target, measure_candidate
-from enginery.pipeline.events import Events, StageName
+from enginery.pipeline.choice.race import race
+from enginery.pipeline.events import Events
 from enginery.pipeline.gates import TIMED_GATES, judge, refusals
 from enginery.pipeline.line import BENCHMARK_SECONDS, Line
-from enginery.pipeline.recipe import Mode, Recipe
+from enginery.pipeline.recipe import Mode, Precision, Recipe
 from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.report import Candidate
-from enginery.pipeline.stages.benchmark import take_turns
-from enginery.pipeline.stages.compile import open_artifact
 from enginery.pipeline.store import Store
 
 AUTO: Final = Mode.AUTO.value
@@ -227,24 +225,8 @@ def _rank(contest: _Contest, trials: Sequence[_Trial]) -> list[_Trial]:
 
 def _take_turns(contest: _Contest, trials: Sequence[_Trial]) -> list[_Trial]:
     """Run the candidates in turns at the optimal shape. Ratios are to the first float32 engine, or to the first."""
-    with ExitStack() as stack:
-        stage = StageName("benchmark", "candidates")
-        stack.enter_context(
-            contest.store.lock("benchmark", lambda: contest.events.waiting(stage, "another build is measuring"))
-        )
-        sessions = [stack.enter_context(_open(contest, trial)) for trial in trials]
-        line = trials[0].line
-        assert line is not None
-        contest.events.started(stage, f"{len(trials)} candidates in turns")
-        begin = time.monotonic()
-        seconds = take_turns(
-            sessions,
-            line.shapes.inputs_of(line.shapes.case("opt")),
-            contest.seconds * len(sessions) / 2,
-            np.random.default_rng(contest.recipe.seed),
-            lambda done, total: contest.events.progress(stage, done, total, "rounds"),
-        )
-        contest.events.finished(stage, time.monotonic() - begin)
+    candidates = [_entry(contest, trial) for trial in trials]
+    seconds = race(candidates, contest.seconds / 2)
     baseline = next((index for index, trial in enumerate(trials) if trial.mode is Mode.FP32), 0)
     ratios = np.median(seconds / seconds[:, baseline : baseline + 1], axis=0)
     medians = 1e3 * np.median(seconds, axis=0)
@@ -254,13 +236,9 @@ def _take_turns(contest: _Contest, trials: Sequence[_Trial]) -> list[_Trial]:
     ]
 
 
-def _open(contest: _Contest, trial: _Trial) -> Any:
+def _entry(contest: _Contest, trial: _Trial) -> tuple[Line, str, Precision]:
     assert trial.line is not None
-    precision = choose_precision(contest.recipe, trial.mode.value)
-    engine = get_engine(trial.target)
-    compiled = trial.line.compile(trial.target, precision)
-    compiled.verify()
-    return engine.load(open_artifact(compiled.folder), trial.line.spec(trial.target, precision))
+    return trial.line, trial.target, choose_precision(contest.recipe, trial.mode.value)
 
 
 def _tune(contest: _Contest, winner: _Trial) -> list[_Trial]:

@@ -1,15 +1,11 @@
 """Quantization: Q/DQ graphs from statistics, by one policy per target."""
 
+from enginery.passes.quantize.mixed import MixedPrecision, Trial, search_mixed_precision
 from enginery.passes.quantize.needs import needed_tensors
 from enginery.passes.quantize.options import NodeOverride, QuantizeOptions
 from enginery.passes.quantize.policy import POLICIES, OpRule, Policy, get_policy
 from enginery.passes.quantize.quantize import quantize_model
-from enginery.passes.quantize.sensitivity import (
-    MixedPrecision,
-    Sensitivity,
-    measure_sensitivity,
-    search_mixed_precision,
-)
+from enginery.passes.quantize.sensitivity import Sensitivity, measure_sensitivity
 
 __all__ = [
     "POLICIES",
@@ -19,6 +15,7 @@ __all__ = [
     "Policy",
     "QuantizeOptions",
     "Sensitivity",
+    "Trial",
     "get_policy",
     "measure_sensitivity",
     "needed_tensors",

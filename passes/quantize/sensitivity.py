@@ -1,15 +1,15 @@
-"""Which nodes lose the accuracy, and the smallest set of float nodes that wins it back."""
+"""Which nodes lose the accuracy: each quantized alone, and each left out."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from enginery.passes.base import OpenModel
+from enginery.passes.base import Feeds, OpenModel
 from enginery.passes.calibration.batches import Batches
 from enginery.passes.calibration.observers import make_observer
 from enginery.passes.calibration.statistics import Statistics
@@ -43,6 +43,10 @@ class Sensitivity:
     def to_json(self) -> dict[str, Any]:
         return {"all_quantized_db": self.all_quantized, "nodes": [vars(node) for node in self.nodes]}
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        return cls(tuple(NodeSensitivity(**node) for node in value["nodes"]), value["all_quantized_db"])
+
 
 def measure_sensitivity(
     model: Path,
@@ -52,12 +56,12 @@ def measure_sensitivity(
     options: QuantizeOptions,
     open_model: OpenModel,
     batches: Batches,
-    most_batches: int = 4,
+    most_samples: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Quantize each node alone, and all but each; no remedies are applied.
 
-    Runs the model 2 n + 1 times over `most_batches` batches, n being the number of quantized nodes.
+    Runs the model 2 n + 1 times over about `most_samples` samples, n being the number of quantized nodes.
     """
     from enginery.passes.graph.ir import load_graph
 
@@ -68,10 +72,9 @@ def measure_sensitivity(
             observer=make_observer(options.observer, options.percentile),
             tensors=dict(statistics.tensors),
             open_model=open_model,
-            batches=batches,
+            batches=lambda: first_samples(batches(), most_samples),
             workdir=Path(folder),
             masks=statistics.masks,
-            most_batches=most_batches,
         )
         reference = Reference.record(model, context)
 
@@ -96,50 +99,15 @@ def measure_sensitivity(
         return Sensitivity(tuple(ranked), score([]))
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One mixed-precision model that was tried: its float nodes, and whether it was good enough."""
-
-    floating: tuple[str, ...]
-    accepted: bool
-
-
-@dataclass(frozen=True)
-class MixedPrecision:
-    """The result of a search: the options that keep the chosen nodes in float, or None when nothing was enough."""
-
-    options: QuantizeOptions | None
-    trials: tuple[Trial, ...]
-
-
-def search_mixed_precision(
-    sensitivity: Sensitivity, options: QuantizeOptions, accept: Callable[[QuantizeOptions], bool]
-) -> MixedPrecision:
-    """Keep as few of the most sensitive nodes in float as `accept` allows.
-
-    Args:
-        sensitivity: Says in which order nodes go back to float.
-        options: What the search starts from.
-        accept: Quantizes with the given options and says whether the result is good enough: the accuracy gate, a task
-            metric's allowed drop, and a latency budget if there is one.
-
-    The number of float nodes is bisected: log2(n) trials, on the assumption that more float nodes are not worse.
-    """
-    order = [node.node for node in sensitivity.nodes]
-    trials: list[Trial] = []
-
-    def works(count: int) -> bool:
-        floating = tuple(order[:count])
-        accepted = accept(options.keeping_float(*map(re.escape, floating)))
-        trials.append(Trial(floating, accepted))
-        return accepted
-
-    if works(0):
-        return MixedPrecision(options, tuple(trials))
-    low, high = 0, len(order)
-    if not works(high):
-        return MixedPrecision(None, tuple(trials))
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if works(middle) else (middle, high)
-    return MixedPrecision(options.keeping_float(*map(re.escape, order[:high])), tuple(trials))
+def first_samples(batches: Iterable[Feeds], most: int) -> Iterator[Feeds]:
+    """Batches until `most` samples are reached; the last one is cut where all its inputs have the same first axis."""
+    left = most
+    for feeds in batches:
+        sizes = {array.shape[0] for array in feeds.values() if array.ndim}
+        if left <= 0:
+            return
+        if len(sizes) == 1 and all(array.ndim for array in feeds.values()):
+            yield {name: array[:left] for name, array in feeds.items()}
+        else:
+            yield feeds
+        left -= max(sizes, default=1)

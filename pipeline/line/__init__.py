@@ -5,7 +5,7 @@ quantizes; `engine` compiles, validates and benchmarks. `Line` is all of them.
 """
 
 from enginery.pipeline.line.engine import RUNTIMES, Line
-from enginery.pipeline.line.graph import FLOAT_MODES, MODEL, NEEDS_STATISTICS
+from enginery.pipeline.line.graph import FLOAT_MODES, MODEL, NEEDS_STATISTICS, TYPED_GRAPHS
 from enginery.pipeline.line.wiring import BENCHMARK_SECONDS, LITERAL, MEMORY_BUDGET
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "MODEL",
     "NEEDS_STATISTICS",
     "RUNTIMES",
+    "TYPED_GRAPHS",
     "Line",
 ]

@@ -279,6 +279,46 @@ class GraphStages(OriginalStages):
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "scipy"],
         )
 
+    def sensitivity(self, target: str, precision: Precision) -> Result:
+        """What each node's static quantization does to the outputs, without remedies."""
+        optimized, statistics = self.optimize(target), self.statistics(target, precision)
+        policy, feeds = self.engine(target).policy, self.calibration_feeds()
+        stage = StageName("sensitivity", target)
+
+        def run(folder: Path) -> None:
+            from enginery.passes.quantize import get_policy
+            from enginery.pipeline.recipe.quantize_options import quantize_options
+            from enginery.pipeline.stages.sensitivity import sensitivity
+
+            optimized.verify()
+            statistics.verify()
+            sensitivity(
+                folder,
+                model=optimized.path(MODEL),
+                statistics=statistics.path("statistics"),
+                policy=get_policy(policy),
+                options=quantize_options(precision),
+                open_model=self.open_model,
+                batches=feeds,
+                progress=self.progress(stage, "nodes"),
+            )
+
+        return self.obtain(
+            stage,
+            run,
+            config={
+                "precision": precision.model_dump(mode="json", exclude={"passes", "block_size"}),
+                "policy": policy,
+            },
+            inputs={
+                "model": optimized.digest_of("model"),
+                "statistics": statistics.digest,
+                **self.data_input("calibration"),
+            },
+            code=["enginery.pipeline.stages.sensitivity", "enginery.pipeline.recipe.quantize_options", LITERAL],
+            tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],
+        )
+
     def halve(self, target: str, precision: Precision) -> Result:
         """The optimized graph with half-precision types in it: such an engine computes in what the graph says."""
         from enginery.passes.graph.precision.half import ConvertToHalf

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from enginery.engines import DimRange, TensorSpec
 from enginery.pipeline.comparison.reference import spec_to_json
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 MEMORY_BUDGET: Final = 2 << 30
 BENCHMARK_SECONDS: Final = 6.0
+
+BY_PRECISION: Final = frozenset({"bind", "sensitivity", "quantize", "compile", "validate", "benchmark"})
+"""Stages whose result depends on options of the precision."""
 
 LITERAL: Final = "enginery.engines.onnxruntime"
 """The module that runs graphs for passes, proofs and calibration."""
@@ -69,6 +73,12 @@ class Wiring:
         self.valid = {name: tensor.valid for name, tensor in self.recipe.outputs.items() if tensor.valid is not None}
         self.dims = {name: DimRange(dim.min, dim.opt, dim.max) for name, dim in self.recipe.dims.items()}
         self.results: dict[StageName, Result] = {}
+
+    def another(self) -> Self:
+        """A line of the same recipe for another precision: a line remembers one result of each stage and mode."""
+        line = copy(self)
+        line.results = {stage: result for stage, result in self.results.items() if stage.stage not in BY_PRECISION}
+        return line
 
     @cached_property
     def open_model(self) -> OpenModel:
