@@ -82,7 +82,7 @@ def advise(line: Line, target: str) -> Advice:
     if (mixed := _mixed(line, target, rows)) is not None:
         rows.append(mixed)
     rows = _timed(line, target, rows)
-    take = _best(rows, line.recipe.objective)
+    take = choose(rows, line.recipe.objective)
     return Advice(target, line.recipe.objective, tuple(rows), take, "; ".join(_reasons(take, rows, line)))
 
 
@@ -159,7 +159,7 @@ def _timed(line: Line, target: str, rows: Sequence[Row]) -> list[Row]:
     return [replace(row, ratio=ratios.get(row.name)) for row in rows]
 
 
-def _best(rows: Sequence[Row], objective: str) -> Row:
+def choose(rows: Sequence[Row], objective: str) -> Row:
     """The fastest that passed, or among those about as fast the smallest; by size where the recipe says so."""
     passed = [row for row in rows if row.outcome == "passed"] or [rows[0]]
     if objective == "size" or any(row.ratio is None for row in passed):

@@ -27,7 +27,9 @@ def race(candidates: Sequence[tuple[Line, str, Precision]], seconds: float) -> S
         stack.enter_context(
             line.store.lock("benchmark", lambda: line.events.waiting(stage, "another build is measuring"))
         )
-        sessions: list[Session] = [stack.enter_context(each.open(*engine)) for each, *engine in candidates]
+        sessions: list[Session] = [
+            stack.enter_context(each.open(target, precision)) for each, target, precision in candidates
+        ]
         line.events.started(stage, f"{len(sessions)} candidates in turns")
         begin = time.monotonic()
         taken = take_turns(

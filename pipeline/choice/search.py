@@ -85,6 +85,8 @@ class _Search:
         return self.precision.model_copy(update={"keep_float": keep, "passes": self.passes})
 
     def accept(self, floating: tuple[str, ...]) -> bool:
+        if floating in self.tried:
+            return self.tried[floating].refusal is None
         question = measure_candidate(self.line.another(), self.target, self.with_floats(floating))
         refused = _refused(question, self.metric)
         self.tried[floating] = Tried(floating, _lost(question, self.metric), refused)
@@ -122,7 +124,9 @@ def search(line: Line, target: str, precision: Precision, percent: float) -> Fou
         accepted: tuple[Trial, ...] = (Trial((), 0.0, accepted=True),)
     else:
         sensitivity = Sensitivity.from_json(first.sensitivity(target, precision).json("sensitivity.json"))
-        accepted = search_mixed_precision(sensitivity, run.accept, costs=_costs(record)).accepted
+        everything = len(sensitivity.nodes)
+        trials = search_mixed_precision(sensitivity, run.accept, costs=_costs(record)).accepted
+        accepted = tuple(trial for trial in trials if len(trial.floating) < everything)
     if not accepted:
         worst = next(iter(run.tried.values()))
         raise GateRefusedError(

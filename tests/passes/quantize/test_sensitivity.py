@@ -1,11 +1,10 @@
-"""Sensitivity and the mixed-precision search."""
+"""Sensitivity of single nodes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 from quantizable import ModelBuilder, calibrate, sequences
 
 from enginery.engines.onnxruntime import open_model
@@ -14,9 +13,8 @@ from enginery.passes.quantize import (
     Sensitivity,
     get_policy,
     measure_sensitivity,
-    search_mixed_precision,
 )
-from enginery.passes.quantize.sensitivity import NodeSensitivity
+from enginery.passes.quantize.sensitivity import NodeSensitivity, first_samples
 
 
 def uneven(path: Path) -> Path:
@@ -46,18 +44,17 @@ def test_the_hard_layer_comes_first(tmp_path: Path) -> None:
     assert len(found.nodes) == 3
 
 
-RANKED = Sensitivity(tuple(NodeSensitivity(f"n{index}", 10.0 + index, 30.0 - index) for index in range(8)), 5.0)
+def test_sensitivity_survives_json() -> None:
+    found = Sensitivity((NodeSensitivity("n0", 10.0, 30.0),), 5.0)
+    assert Sensitivity.from_json(found.to_json()) == found
 
 
-@pytest.mark.parametrize("needed", range(9))
-def test_the_search_finds_the_least_number_of_float_nodes(needed: int) -> None:
-    found = search_mixed_precision(RANKED, QuantizeOptions(), lambda options: len(options.keep_float) >= needed)
-    assert found.options is not None
-    assert found.options.keep_float == tuple(f"n{index}" for index in range(needed))
-    assert len(found.trials) <= 5
+def test_samples_are_taken_until_there_are_enough() -> None:
+    batches = [{"x": np.zeros((4, 3)), "y": np.zeros(4)} for _ in range(3)]
+    assert [feeds["x"].shape for feeds in first_samples(batches, 6)] == [(4, 3), (2, 3)]
+    assert [feeds["y"].shape for feeds in first_samples(batches, 6)] == [(4,), (2,)]
 
 
-def test_a_search_without_success_says_so_and_lists_its_trials() -> None:
-    found = search_mixed_precision(RANKED, QuantizeOptions(), lambda _: False)
-    assert found.options is None
-    assert [len(trial.floating) for trial in found.trials] == [0, 8]
+def test_a_batch_whose_inputs_have_other_first_axes_is_taken_whole() -> None:
+    batches = [{"x": np.zeros((4, 3)), "table": np.zeros((7, 2))}]
+    assert [feeds["x"].shape for feeds in first_samples(batches, 2)] == [(4, 3)]
