@@ -4,7 +4,7 @@ from enginery.passes.calibration.batches import Batches, random_batches
 from enginery.passes.calibration.bind import Bound, bind
 from enginery.passes.calibration.collect import collect
 from enginery.passes.calibration.digest import graph_digest
-from enginery.passes.calibration.observers import Observer, make_observer
+from enginery.passes.calibration.observers import Observer, Percentile, make_observer
 from enginery.passes.calibration.statistics import Statistics
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.calibration.tensorrt_cache import export_cache, import_cache
@@ -13,6 +13,7 @@ __all__ = [
     "Batches",
     "Bound",
     "Observer",
+    "Percentile",
     "Statistics",
     "TensorStatistics",
     "bind",

@@ -16,14 +16,30 @@ MOST_ROWS = 30
 @json_option
 @verbosity_options
 def command(path: Path, as_json: bool) -> None:
-    """Describe an ONNX model, a folder of statistics, or a bundle."""
+    """Describe an ONNX model, a folder of statistics, or a bundle.
+
+    Of statistics it draws how each tensor's values are spread, those first whose outliers reach farthest.
+    """
     from enginery.pipeline.inspection import inspect
 
     description = inspect(path)
     if as_json:
         echo_json(description)
         return
+    if description["kind"] == "statistics":
+        description["tensors"] = len(description["tensors"])
     for line in _lines(description):
+        click.echo(line)
+    if description["kind"] == "statistics":
+        _draw(path)
+
+
+def _draw(path: Path) -> None:
+    from enginery.passes.calibration import Statistics
+    from enginery.pipeline.report.ranges import range_lines
+
+    click.echo()
+    for line in range_lines(Statistics.load(path), MOST_ROWS):
         click.echo(line)
 
 
