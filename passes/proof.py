@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from enginery.errors import PassError
+from enginery.errors import EngineError, PassError
 from enginery.passes.base import Arrays, Feeds, OpenModel
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Proof:
             PassError: an output is missing, has another shape or dtype, or differs by more than `tolerance`.
         """
         path = self._save(graph)
-        after = self._outputs(path)
+        after = self._outputs_after(path)
         differences = _compare(self._before, after)
         worst = next((d for d in differences if not d.within(tolerance)), None)
         if worst is not None:
@@ -82,7 +82,7 @@ class Proof:
         Raises:
             PassError: as `step`.
         """
-        differences = _compare(self._original, self._outputs(self._save(graph)))
+        differences = _compare(self._original, self._outputs_after(self._save(graph)))
         for difference in differences:
             if not difference.within(tolerance):
                 raise PassError(
@@ -91,6 +91,15 @@ class Proof:
                     "Run with --prove each to learn which pass did."
                 )
         return differences
+
+    def _outputs_after(self, path: Path) -> list[Arrays]:
+        try:
+            return self._outputs(path)
+        except EngineError as error:
+            raise PassError(
+                f"The result cannot be run here to prove it: {error} "
+                "Choose --prove off where it is meant for another device, and compare the outputs there."
+            ) from error
 
     def _save(self, graph: gs.Graph) -> Path:
         from enginery.passes.graph.ir import save_graph

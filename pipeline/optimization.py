@@ -85,6 +85,10 @@ def _chosen(target: str, passes: str | None) -> tuple[dict[str, Any], tuple[Grap
 
     engine = get_engine(target)
     chosen = default_passes(engine.target) if passes is None else parse_passes(passes, graph_passes())
+    if engine.target == "onnxruntime-cpu" and any(getattr(each, "to", None) == "bfloat16" for each in chosen):
+        raise UsageError(
+            "onnxruntime-cpu has no kernels for bfloat16. Name the --target that the model is for, or choose float16."
+        )
     return {key: list(value) for key, value in getattr(engine, "defaults", {}).items()}, chosen
 
 

@@ -319,13 +319,24 @@ class GraphStages(OriginalStages):
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],
         )
 
+    def beyond_half(self) -> tuple[str, ...]:
+        """The tensors that calibration saw beyond what float16 holds, with some room."""
+        from enginery.passes.calibration import Statistics
+        from enginery.passes.graph.precision.half import FLOAT16_ROOM
+
+        calibrated = self.calibrate()
+        calibrated.verify()
+        seen = Statistics.load(calibrated.path("statistics")).tensors
+        return tuple(sorted(n for n, t in seen.items() if not t.finite or max(-t.low, t.high) > FLOAT16_ROOM))
+
     def halve(self, target: str, precision: Precision) -> Result:
         """The optimized graph with half-precision types in it: such an engine computes in what the graph says."""
         from enginery.passes.graph.precision.half import ConvertToHalf
         from enginery.passes.spec import format_pass
 
         dtype = "float16" if precision.mode is Mode.FP16 else "bfloat16"
-        each = ConvertToHalf(to=dtype, keep=precision.keep_float)
+        large = self.beyond_half() if dtype == "float16" and self.has_calibration_data else ()
+        each = ConvertToHalf(to=dtype, keep=precision.keep_float, large=large)
         optimized = self.optimize(target)
 
         def run(folder: Path) -> None:

@@ -26,6 +26,9 @@ _SINGLE = np.dtype(np.float32)
 _HIDES = 1e8
 """A constant beyond this only hides something (a mask, a clip without bound); the largest half does that too."""
 
+FLOAT16_ROOM = 65504 / 2
+"""Where a tensor that calibration saw counts as too large for float16: other inputs may be twice as large."""
+
 
 @dataclass(frozen=True)
 class ConvertToHalf:
@@ -36,7 +39,8 @@ class ConvertToHalf:
     3. Reductions, norms, softmax, exponentials, recurrences and what has no half-precision form stay in float32. So do
        nodes whose name matches one of the regular expressions `keep` (full match), and those with subgraphs. (Refused,
        where `keep` did not ask for it and the reason is not the kind of op.)
-    4. A node with a constant that float16 cannot hold stays in float32. (Refused.) Constants beyond 1e8 only hide
+    4. A node with a constant that float16 cannot hold stays in float32, and so does one that reads or makes a tensor
+       named in `large`: what statistics saw beyond the range of float16. (Refused.) Constants beyond 1e8 only hide
        scores or open a bound; they become the largest half.
     5. Nodes that only move values (Reshape, Transpose, Gather, ...) take the precision of what they move. Each tensor
        is cast at most once, where it is made.
@@ -48,6 +52,7 @@ class ConvertToHalf:
 
     to: Literal["float16", "bfloat16"] = "float16"
     keep: tuple[str, ...] = ()
+    large: tuple[str, ...] = ()
 
     def apply(self, graph: gs.Graph) -> PassResult:
         half = _dtype(self.to)
@@ -74,6 +79,9 @@ class ConvertToHalf:
             return ""  # casts between floats stand where somebody wants them
         if not half_inputs(node, graph.opset, self.to):
             return ""
+        for tensor in (*node.inputs, *node.outputs):
+            if tensor.name in self.large and not tensor.is_empty():
+                return f"{tensor.name!r} was seen with values that float16 cannot hold"
         if node.op in FOLLOWS:
             source = node.inputs[0] if node.inputs else None
             maker = producer(source) if source is not None else None

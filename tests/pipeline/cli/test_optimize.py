@@ -93,6 +93,7 @@ def test_real_inputs_are_used_for_the_proof(model, out, tmp_path):
         (["--target", "tensorr"], "There is no target 'tensorr'"),
         (["--optimise"], "No such option"),
         (["--inputs", "absent.npz"], "There is no file absent.npz"),
+        (["--passes", "convert-to-half{to=bfloat16}"], "onnxruntime-cpu has no kernels for bfloat16"),
         (["--to", "folder"], "go with a recipe"),
     ],
 )
@@ -101,6 +102,15 @@ def test_wrong_usage(model, out, args, words):
     assert result.exit_code == 2
     assert words in result.stderr
     assert not out.exists()
+
+
+def test_a_result_that_cannot_run_here(model, out):
+    args = ["-o", out, "--target", "onnxruntime-cuda", "--passes", "convert-to-half{to=bfloat16}"]
+    result = optimize(model, *args)
+    assert result.exit_code == 1
+    assert "cannot be run here to prove it" in result.stderr
+    assert not out.exists()
+    assert optimize(model, *args, "--prove", "off").exit_code == 0
 
 
 def test_a_file_is_never_overwritten(model, out):

@@ -109,3 +109,10 @@ def test_integers_and_index_inputs_are_left_alone(tmp_path):
     { a = Gather(table, i) y = Mul(a, w) }"""
     done = apply(ConvertToHalf(), text, tmp_path, tolerance=TOLERANCE)
     assert done.ops == ["Gather", "Mul", "Cast"]
+
+
+def test_what_makes_or_reads_a_tensor_that_was_seen_too_large_stays_single(tmp_path):
+    done = apply(ConvertToHalf(large=("c",)), MLP, tmp_path, tolerance=TOLERANCE)
+    kept = {node.op for node in done.graph.nodes if node.outputs[0].dtype == np.float32 and node.op != "Cast"}
+    assert kept == {"Add", "Relu"}
+    assert "'c' was seen with values that float16 cannot hold" in done.reasons
