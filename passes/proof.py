@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from enginery.errors import EngineError, PassError
 from enginery.passes.base import Arrays, Feeds, OpenModel
+from enginery.passes.reference import second_opinion
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -51,10 +52,12 @@ class Proof:
         self._open = open_model
         self._feeds = feeds
         self._scratch = scratch
-        self._path = original
+        self._path = self._first = original
         self._count = 0
         self._original = self._outputs(original)
         self._before = self._original
+        self.opinion = ""
+        """What ONNX's reference evaluator said of the last graph."""
 
     def step(self, graph: gs.Graph, tolerance: float) -> tuple[Difference, ...]:
         """Compare `graph` with the model before the pass; afterwards it is the model before the next one.
@@ -77,12 +80,13 @@ class Proof:
         return differences
 
     def against_original(self, graph: gs.Graph, tolerance: float) -> tuple[Difference, ...]:
-        """Compare the graph after the last pass with the model before the first.
+        """Compare the graph after the last pass with the model before the first; small ones in a second evaluator too.
 
         Raises:
             PassError: as `step`.
         """
-        differences = _compare(self._original, self._outputs_after(self._save(graph)))
+        path = self._save(graph)
+        differences = _compare(self._original, self._outputs_after(path))
         for difference in differences:
             if not difference.within(tolerance):
                 raise PassError(
@@ -90,6 +94,8 @@ class Proof:
                     f"({difference.relative:.3g} of its scale; allowed: {tolerance:g}). "
                     "Run with --prove each to learn which pass did."
                 )
+        smallest = min(range(len(self._feeds)), key=lambda i: sum(a.size for a in self._feeds[i].values()))
+        self.opinion = second_opinion(self._first, path, self._feeds[smallest], self._original[smallest], tolerance)
         return differences
 
     def _outputs_after(self, path: Path) -> list[Arrays]:

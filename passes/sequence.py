@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,8 +112,16 @@ def run_graph_passes(
         if proof is not None:
             tolerance = sum(_tolerance(each) for each in passes) or _tolerance(None)
             proof.against_original(graph, tolerance)
+            if records:
+                records[-1] = _with_opinion(records[-1], proof.opinion)
     save_graph(graph, output)
     return tuple(records)
+
+
+def _with_opinion(record: PassRecord, opinion: str) -> PassRecord:
+    """The record of the last pass, with what the reference evaluator said of the graph that it left."""
+    details = {**record.result.details, "reference_evaluator": opinion}
+    return replace(record, result=replace(record.result, details=details))
 
 
 def check(graph: gs.Graph) -> None:

@@ -31,6 +31,11 @@ class Optimized:
         """The largest error of any output by any pass, relative to the output's largest value."""
         return max((each.relative for record in self.records for each in record.proof), default=0.0)
 
+    @property
+    def opinion(self) -> str:
+        """What ONNX's reference evaluator said of the result; empty where nothing was proved."""
+        return str(self.records[-1].result.details.get("reference_evaluator", ""))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "prove": self.prove,

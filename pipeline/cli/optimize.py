@@ -114,5 +114,7 @@ def _summary(output: Path, target: str, done: Optimized) -> Iterator[str]:
         "end": f"all passes together were proved on {shapes}",
         "each": f"each pass was proved on {shapes}; largest error {done.largest_error:.2g} of the output's scale",
     }[done.prove]
+    if done.opinion:
+        yield f"ONNX's reference evaluator: {done.opinion}"
     for key, value in done.options.items():
         yield f"open it with {key}={value}, as enginery's engine does"
