@@ -21,6 +21,11 @@ _OLDEST_OPSET: Final = 13
 _FORMS: Final = {**EXPANSIONS, **ATTENTION}
 
 
+def has_form(node: gs.Node) -> bool:
+    """Whether `ContribOperator` looks after a node."""
+    return node.domain == "com.microsoft" and node.op in _FORMS
+
+
 class ContribOperator(Rule):
     """Operators of com.microsoft that have a form in standard ONNX (`EXPANSIONS`, `ATTENTION`).
 
@@ -34,14 +39,13 @@ class ContribOperator(Rule):
 
     def matches(self, edits: Edits) -> Iterable[Match]:
         for node in edits.graph.nodes:
-            expand = _FORMS.get(node.op)
-            if expand is None or node.domain != "com.microsoft":
+            if not has_form(node):
                 continue
             reason = f"is com.microsoft.{node.op}, an operator of ONNX Runtime's own"
             if edits.names.model.opset < _OLDEST_OPSET:
                 yield Match(label(node), f"{reason}; its standard form needs opset {_OLDEST_OPSET}. Export it again")
                 continue
-            yield _match(edits, node, reason, expand)
+            yield _match(edits, node, reason, _FORMS[node.op])
 
 
 def _match(edits: Edits, node: gs.Node, reason: str, expand: Callable[[Writer], Made | str]) -> Match:

@@ -19,6 +19,7 @@ from enginery.passes.graph.conformance.grids import (
     real_values,
     scale_dtype,
 )
+from enginery.passes.graph.conformance.saturation import saturated
 from enginery.passes.graph.edit import label, producer
 from enginery.passes.graph.weights import is_known, numpy_dtype
 
@@ -44,7 +45,8 @@ _FLOAT: Final = np.dtype(np.float32)
 class UnsupportedQuantizedType(Rule):
     """Quantization to int16, uint16, uint4 and other types that TensorRT does not dequantize.
 
-    1. A Q/DQ pair on an activation is removed: 16 bits are nearly float, and float is what TensorRT computes in.
+    1. A Q/DQ pair on an activation is removed: 16 bits are nearly float, and float is what TensorRT computes in. What
+       lay beyond an end of its grid is still clipped there: that may have been a Relu.
     2. A constant becomes float.
     3. Not fixed: integers that come from elsewhere.
     """
@@ -139,10 +141,7 @@ def _in_float(edits: Edits, node: gs.Node, grid: Grid) -> Callable[[], None] | N
         )
     if maker is None or not is_quantize(maker):
         return None
-    source = maker.inputs[0]
-    if edits.can_replace(old, source):
-        return lambda: edits.replace(old, source)
-    return lambda: edits.replace(old, edits.node("Identity", [source], at=node, like=old))
+    return lambda: edits.replace(old, saturated(edits, maker, grid))
 
 
 def _type_reason(tensor: gs.Tensor) -> str | None:

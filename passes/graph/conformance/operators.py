@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from enginery.passes.graph.conformance.base import Match, Rule, Severity
+from enginery.passes.graph.conformance.contrib import has_form
 from enginery.passes.graph.edit import label
 from enginery.passes.graph.weights import is_known, numpy_dtype, peek
 
@@ -73,10 +74,6 @@ def _float32(node: gs.Node) -> bool:
     return node.inputs[0].dtype is not None and numpy_dtype(node.inputs[0]) == np.float32
 
 
-def _has_bias(node: gs.Node) -> bool:
-    return len(node.inputs) > 3 and not node.inputs[3].is_empty()
-
-
 _CRASH: Final = "crashes the builder where there is no GPU; lower it to MatMul and Softmax"
 
 FORMS: Final = (
@@ -87,8 +84,6 @@ FORMS: Final = (
     Form("Resize", lambda n: bool(n.attrs.get("antialias")), "asks for antialiasing, which TensorRT does not have"),
     Form("TopK", _large_k, f"asks for more than {TOPK_LIMIT} elements, TensorRT's limit"),
     Form("MatMulNBits", _float32, "has float32 activations; TensorRT takes float16"),
-    Form("MultiHeadAttention", _has_bias, "has a bias", "tensorrt-rtx"),
-    Form("MultiHeadAttention", lambda _: True, _CRASH, "tensorrt-rtx 1.7", "warning"),
     Form("Attention", lambda _: True, _CRASH, "tensorrt-rtx 1.7", "warning"),
     Form("Scan", lambda _: True, "is refused by the parser", "tensorrt-rtx 1.7"),
     Form("NonZero", lambda _: True, "needs a plugin that TensorRT-RTX does not carry", "tensorrt-rtx"),
@@ -103,7 +98,7 @@ class UnsupportedOperator(Rule):
     def matches(self, edits: Edits) -> Iterable[Match]:
         local = {(function.domain, function.name) for function in edits.names.model.functions}
         for node in edits.graph.nodes:
-            if (node.domain, node.op) in local:
+            if (node.domain, node.op) in local or has_form(node):
                 continue
             if node.domain not in (None, "", "ai.onnx") and node.op not in CONTRIB:
                 yield Match(label(node), f"is {node.domain}.{node.op}, an operator that TensorRT does not have")
@@ -123,5 +118,5 @@ class UnsupportedForm(Rule):
 
     def matches(self, edits: Edits) -> Iterable[Match]:
         for node in edits.graph.nodes:
-            if node.op == self.form.op and self.form.when(node):
+            if node.op == self.form.op and not has_form(node) and self.form.when(node):
                 yield Match(label(node), f"{node.op} {self.form.reason}")

@@ -25,6 +25,7 @@ from enginery.passes.graph.conformance.grids import (
     scale_dtype,
     symmetric_scale,
 )
+from enginery.passes.graph.conformance.saturation import saturated
 from enginery.passes.graph.conformance.shifts import add_shift, is_product, shift_of, takes_shift
 from enginery.passes.graph.edit import label
 from enginery.passes.graph.weights import is_known, peek
@@ -46,7 +47,8 @@ class AsymmetricActivation(Rule):
     5. Behind a shifted tensor, a product with a constant weight (MatMul, Gemm, unpadded Conv) reads the tensor without
        c and adds c times the weight's sum, so that it stays an integer kernel.
     6. A product that admits no such sum (padded Conv, two activations) would run in float behind a shift; its tensor is
-       requantized to the smallest symmetric grid over the same range instead, which costs at most one bit.
+       requantized to the smallest symmetric grid over the same range instead, which costs at most one bit. What lay
+       beyond an end of the old grid is still clipped there: that may have been a Relu.
     7. A uint8 graph input is dequantized by Cast, Sub and Mul, which is exact.
     8. Not fixed: a quantized graph output (its type would change), integers that another operator makes, and a shift
        per channel of a tensor of unknown rank.
@@ -177,7 +179,8 @@ def _equal(one: Grid, other: Grid) -> bool:
 
 def _requantize(edits: Edits, node: gs.Node, grid: Grid) -> None:
     scale = symmetric_scale(grid)
-    new = linear(edits, node.op, node.inputs[0], scale, node, axis=grid.axis, dtype=scale_dtype(node))
+    source = saturated(edits, node, grid, scale) if is_quantize(node) else node.inputs[0]
+    new = linear(edits, node.op, source, scale, node, axis=grid.axis, dtype=scale_dtype(node))
     edits.replace(node.outputs[0], new)
 
 
