@@ -4,21 +4,17 @@ A block fenced as `sh` is run. A block whose first line is `# file: path` is a f
 The blocks of a page run in order, in an empty folder of their own.
 """
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import click
 import pytest
 import yaml
-from documents import blocks
+from documents import ROOT, blocks, environment, lend_environment
 
 from enginery.pipeline.cli.main import cli
 from enginery.pipeline.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 WITH_COMMANDS = [page for page in PAGES if any(block.language == "sh" for block in blocks(page))]
@@ -99,18 +95,3 @@ def test_every_command_runs(page, tmp_path):
         check=False,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
-
-
-def environment() -> dict[str, str]:
-    """The environment under test first on the path, and no make around this one."""
-    path = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {**{key: value for key, value in os.environ.items() if not key.startswith("MAKE")}, "PATH": path}
-
-
-def lend_environment(folder: Path) -> None:
-    """Let `make` in `folder` find the environment under test set up, instead of installing another."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / ".venv").mkdir()
-    (folder / ".venv" / "bin").symlink_to(Path(sys.prefix) / "bin")
-    (folder / ".venv" / ".ready").touch()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# file: (\S+)")
 
@@ -32,3 +35,18 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     return [Block(language, text) for language, text in _BLOCK.findall(path.read_text(encoding="utf-8"))]
+
+
+def environment() -> dict[str, str]:
+    """The environment under test first on the path, and no make around this one."""
+    path = f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {**{key: value for key, value in os.environ.items() if not key.startswith("MAKE")}, "PATH": path}
+
+
+def lend_environment(folder: Path) -> None:
+    """Let `make` in `folder` find the environment under test set up, instead of installing another."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(Path(sys.prefix) / "bin")
+    (folder / ".venv" / ".ready").touch()
