@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from enginery.engines import get_engine, targets
 from enginery.errors import GateRefusedError, UsageError
+from enginery.pipeline.bundle import postprocess
 from enginery.pipeline.comparison.figures import Measured, SpeedFigures
 from enginery.pipeline.deliver import Delivery, refuse, ship
 from enginery.pipeline.events import Events
@@ -78,6 +79,7 @@ def build(
         EngineryError: a stage failed.
     """
     check_allowed(allow)
+    postprocess.record(recipe.recipe, recipe.folder)  # a fault of the labels is said before anything is built
     line = Line(
         recipe,
         store or Store.beside(output),

@@ -13,7 +13,7 @@ from typing import Any, Final
 from enginery._version import __version__
 from enginery.errors import EngineryError, IntegrityError
 from enginery.pipeline import bundle as bundles
-from enginery.pipeline.bundle import preprocess
+from enginery.pipeline.bundle import postprocess, preprocess
 from enginery.pipeline.bundle.manifest import (
     FILE_NAME,
     DimRecord,
@@ -207,6 +207,7 @@ def _manifest(
             for case in line.golden_cases()
         ),
         preprocess=preprocess.record(line.recipe),
+        postprocess=postprocess.record(line.recipe, line.loaded.folder),
         files={
             name: FileRecord(sha256=result.files[source], size=result.path(source).stat().st_size)
             for name, (result, source) in sorted(plan.items())

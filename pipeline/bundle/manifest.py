@@ -118,6 +118,14 @@ class PreprocessRecord(Record):
     file: str | None = None
 
 
+class PostprocessRecord(Record):
+    """How an output becomes an answer, as the recipe declared it; `labels` by place in the output's last dimension."""
+
+    apply: Literal["softmax", "sigmoid", "normalize"] | None = None
+    top: int | None = None
+    labels: tuple[str, ...] = ()
+
+
 class Manifest(Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     name: str
@@ -139,6 +147,7 @@ class Manifest(Record):
     allowed: tuple[str, ...] = ()
     golden: tuple[GoldenCase, ...]
     preprocess: PreprocessRecord | None = None
+    postprocess: dict[str, PostprocessRecord] = Field(default_factory=dict[str, PostprocessRecord])
     files: dict[str, FileRecord]
     measurements: tuple[str, ...]
 

@@ -13,6 +13,7 @@ from enginery.engines import Artifact, Engine, Session, get_engine
 from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
 from enginery.errors import EngineError, UsageError
 from enginery.pipeline.bundle.folder import Bundle, verify_bundle
+from enginery.pipeline.bundle.postprocess import finish
 from enginery.pipeline.bundle.preprocess import prepare
 from enginery.pipeline.bundle.selftest import check_golden
 from enginery.pipeline.npz import read_npz
@@ -30,7 +31,10 @@ class BundleSession(Session):
         return self._engine.run(feeds)
 
     def predict(self, items: Sequence[Any]) -> Arrays:
-        """Preprocess raw items as the recipe declared, run them in batches that the engine takes, join the outputs.
+        """From raw items to answers: preprocess, run in batches that the engine takes, join, postprocess.
+
+        Both were declared by the recipe and are pinned in the bundle; see `enginery.pipeline.bundle.postprocess.finish`
+        for what the outputs become.
 
         Args:
             items: texts; or images as paths, encoded bytes, uint8 arrays or PIL images.
@@ -47,7 +51,8 @@ class BundleSession(Session):
                 "data). Prepare arrays yourself and call `run`."
             )
         feeds = prepare(items, how, self._bundle.path, self.inputs, self.dims)
-        return join([self.run(part) for part in split(feeds, self.inputs, self.dims)], self.outputs)
+        outputs = join([self.run(part) for part in split(feeds, self.inputs, self.dims)], self.outputs)
+        return finish(outputs, self._bundle.manifest.postprocess)
 
     def _run(self, feeds: Feeds) -> Arrays:
         return self._engine.run(feeds)

@@ -242,6 +242,22 @@ class Metric(Part):
         return self
 
 
+class Postprocess(Part):
+    """How an output becomes an answer, along its last dimension: a function, then the largest values, with labels."""
+
+    apply: Literal["softmax", "sigmoid", "normalize"] | None = Field(
+        default=None, description="`normalize` divides by the Euclidean length."
+    )
+    top: int | None = Field(default=None, ge=1, description="Keep the largest values only, the largest first.")
+    labels: str | None = Field(default=None, description="With `top`: a text file of labels, one a line.")
+
+    @model_validator(mode="after")
+    def _labels_with_top(self) -> Self:
+        if self.labels is not None and self.top is None:
+            raise ValueError("`labels` needs `top`: how many labels an answer has")
+        return self
+
+
 class Recipe(Part):
     """All there is to say about one model."""
 
@@ -263,6 +279,9 @@ class Recipe(Part):
         default="latency", description="What `auto` chooses by, among the engines that every gate passes."
     )
     metric: Metric | None = None
+    postprocess: dict[str, Postprocess] = Field(
+        default_factory=dict, description="By output; applied by `predict`, pinned in the bundle."
+    )
     opset: int | None = Field(default=None, ge=17, description="Opset of the export (default: chosen by Enginery).")
     seed: int = 0
     signature: Literal["optional", "required"] = Field(
@@ -273,6 +292,16 @@ class Recipe(Part):
     @classmethod
     def _bare_precision(cls, value: Any) -> Any:
         return {"mode": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _postprocessed_outputs_are_declared(self) -> Self:
+        if unknown := sorted(self.postprocess.keys() - self.outputs.keys()):
+            raise ValueError(f"`postprocess` names outputs that `outputs` does not declare: {unknown}")
+        for name, how in self.postprocess.items():
+            size = self.outputs[name].shape[-1:]
+            if not size or (how.top is not None and isinstance(size[0], int) and how.top > size[0]):
+                raise ValueError(f"`postprocess` of {name} does not fit its last dimension: {self.outputs[name].shape}")
+        return self
 
     @model_validator(mode="after")
     def _dims_are_declared(self) -> Self:

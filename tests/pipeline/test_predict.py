@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from bundles import make_bundle
 from tiny_recipes import run_build, write_module_recipe
 
@@ -157,6 +158,25 @@ def test_the_tokenizer_is_pinned_in_the_bundle(text):
     assert TOKENIZER in manifest.files
     assert (text[0] / TOKENIZER).read_bytes() == (text[1].parent / "tokenizer.json").read_bytes()
     assert manifest.preprocess.options == {"max_length": 5}
+
+
+def test_answers_are_postprocessed_as_the_bundle_pins_it(image):
+    folder, labels = image[1].parent, ["cat", "dog", "hen", "pig"]
+    (folder / "labels.txt").write_text("\n".join(labels))
+    recipe = yaml.safe_load(image[1].read_text()) | {
+        "outputs": {"scores": {"shape": ["batch", 4]}},
+        "postprocess": {"scores": {"apply": "softmax", "top": 2, "labels": "labels.txt"}},
+    }
+    (folder / "answers.yaml").write_text(yaml.safe_dump(recipe))
+    bundle = run_build(folder / "answers.yaml", folder / "answers").bundle
+    (folder / "labels.txt").unlink()
+    with enginery.load(bundle) as session:
+        answers = session.predict(photos())
+    raw = np.exp(by_arrays(*image))
+    expected = raw / raw.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(answers["scores"][:, 0], expected.max(axis=-1), rtol=1e-5)
+    assert answers["scores.label"][:, 0].tolist() == [labels[place] for place in expected.argmax(axis=-1)]
+    assert answers["scores.index"].shape == (20, 2)
 
 
 def test_the_preprocessing_is_pinned_in_the_manifest(image):
