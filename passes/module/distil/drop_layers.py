@@ -19,7 +19,8 @@ class DropLayers:
     1. `path` names the container; without it, the module must have exactly one with three or more blocks of one class.
     2. `choose=even` keeps blocks spread evenly from the first to the last; `first` keeps the first ones; `influence`
        drops the blocks whose output is most like their input (mean cosine over the example; Men et al. 2024,
-       "ShortGPT").
+       "ShortGPT"); `l1`, `l2` and `taylor` drop those whose weights are smallest, or matter least to the loss to first
+       order (needs labelled training data), on average over their elements; `random` is seeded.
     3. Nothing is done, with a reason, if the container has no more than `keep` blocks.
     4. A path that does not exist or is no container, or several candidates without a path, is an error that lists
        them. Blocks that do not fit together without the dropped ones fail the check after the pass.
@@ -29,7 +30,8 @@ class DropLayers:
 
     keep: int
     path: str | None = None
-    choose: Literal["even", "first", "influence"] = "even"
+    choose: Literal["even", "first", "influence", "l1", "l2", "taylor", "random"] = "even"
+    loss: str = "auto"
 
     def __post_init__(self) -> None:
         if self.keep < 1:
@@ -43,13 +45,13 @@ class DropLayers:
         blocks = list(container.children())
         if len(blocks) <= self.keep:
             return module, PassResult(refusals=(Refusal(path, f"it has {len(blocks)} blocks, keep={self.keep}"),))
-        if self.choose == "first" or self.keep == 1:
+        if self.choose == "first" or (self.choose == "even" and self.keep == 1):
             kept = list(range(self.keep))
         elif self.choose == "even":
             kept = [round(i * (len(blocks) - 1) / (self.keep - 1)) for i in range(self.keep)]
         else:
-            influence = _influence(module, path, blocks, context)
-            order = sorted(range(len(blocks)), key=lambda i: (-influence[i], i))
+            scores = self._scores(module, path, blocks, context)
+            order = sorted(range(len(blocks)), key=lambda i: (-scores[i], i))
             kept = sorted(order[: self.keep])
         parent, _, child = path.rpartition(".")
         chosen = [blocks[i] for i in kept]
@@ -59,6 +61,30 @@ class DropLayers:
         module.get_submodule(parent).register_module(child, smaller)
         details = {"container": path, "kept": kept, "of": len(blocks)}
         return module, PassResult(changed=len(blocks) - len(kept), details=details)
+
+    def _scores(
+        self, module: torch.nn.Module, path: str, blocks: list[torch.nn.Module], context: ModuleContext
+    ) -> list[float]:
+        """How much each block matters."""
+        import torch
+
+        from enginery.passes.module.prune.gradients import gradients, taylor
+        from enginery.passes.module.training.losses import task_loss
+        from enginery.passes.module.training.options import Training
+
+        if self.choose == "influence":
+            return _influence(module, path, blocks, context)
+        if self.choose == "random":
+            return torch.rand(len(blocks), generator=torch.Generator().manual_seed(context.seed)).tolist()
+        if self.choose == "taylor":
+            gradients(module, context, task_loss(Training(loss=self.loss), context.resolve))
+        measures = {"l1": torch.abs, "l2": torch.square, "taylor": taylor}
+        scores = [
+            float(torch.cat([measures[self.choose](p).detach().flatten() for p in block.parameters()]).mean())
+            for block in blocks
+        ]
+        module.zero_grad(set_to_none=True)
+        return scores
 
     def _container(self, module: torch.nn.Module) -> str:
         import torch

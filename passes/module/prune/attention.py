@@ -12,6 +12,7 @@ import torch
 
 from enginery.passes.base import Refusal
 from enginery.passes.module.finish import is_plain
+from enginery.passes.module.prune.gradients import taylor
 from enginery.passes.module.prune.heads import COUNTS, NAMES, OUTPUTS
 
 
@@ -30,9 +31,15 @@ class Attention:
 
     @torch.no_grad()
     def scores(self, criterion: str, seed: int) -> torch.Tensor:
-        """One score a head: the product of the norms of its value rows and its output columns."""
+        """One score a head: the product of the norms of its value rows and its output columns.
+
+        For `taylor`, whose gradients have to be there, the sum of both parts' first-order effects on the loss.
+        """
         if criterion == "random":
             return torch.rand(self.heads, generator=torch.Generator().manual_seed(seed))
+        if criterion == "taylor":
+            rows, columns = taylor(self.inputs[2].weight), taylor(self.output.weight).T
+            return (rows.reshape(self.heads, -1).sum(1) + columns.reshape(self.heads, -1).sum(1)).cpu()
         p = 1 if criterion == "l1" else 2
         rows = self.inputs[2].weight.reshape(self.heads, -1).norm(p=p, dim=1)
         columns = self.output.weight.T.reshape(self.heads, -1).norm(p=p, dim=1)

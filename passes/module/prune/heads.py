@@ -28,7 +28,8 @@ class PruneHeads:
     1. Attention is recognized by three linear children with the names of the Hugging Face families (`query`/`key`/
        `value`, `q_proj`/..., `q_lin`/..., `to_q`/...) and the output projection in the same module or in its parent.
     2. `ratio` of the heads of each attention goes, at least one stays. Importance is the norm of a head's value rows
-       times that of its output columns (`l2`, `l1`), or `random` (seeded).
+       times that of its output columns (`l2`, `l1`), their first-order effect on the loss (`taylor`, needs labelled
+       training data), or `random` (seeded).
     3. Attributes that count heads or their total width are updated; the width of a head stays.
     4. Kept as it is, with a reason: no attribute that counts the heads (the code then fixes their number), fewer
        key/value heads than query heads, no output projection of fitting width, a weight that is masked or holds a
@@ -39,7 +40,8 @@ class PruneHeads:
     name: ClassVar[str] = "prune-heads"
 
     ratio: float = 0.5
-    criterion: Literal["l1", "l2", "random"] = "l2"
+    criterion: Literal["l1", "l2", "taylor", "random"] = "l2"
+    loss: str = "auto"
     layers: str = ".*"
 
     def __post_init__(self) -> None:
@@ -48,6 +50,9 @@ class PruneHeads:
 
     def apply(self, module: torch.nn.Module, context: ModuleContext) -> tuple[torch.nn.Module, PassResult]:
         from enginery.passes.module.prune.attention import find, remove
+        from enginery.passes.module.prune.gradients import gradients
+        from enginery.passes.module.training.losses import task_loss
+        from enginery.passes.module.training.options import Training
 
         found, refusals = find(module, self.layers)
         if not found and not refusals:
@@ -55,6 +60,8 @@ class PruneHeads:
                 f"no attention was recognized under layers={self.layers!r}; expected a module with linear children "
                 f"such as {'/'.join(NAMES[0])} or {'/'.join(NAMES[1])}"
             )
+        if found and self.criterion == "taylor":
+            gradients(module, context, task_loss(Training(loss=self.loss), context.resolve))
         heads: dict[str, list[int]] = {}
         changed = 0
         for attention in found:
@@ -67,5 +74,6 @@ class PruneHeads:
             heads[attention.name] = [attention.heads, len(kept)]
             remove(attention, kept)
             changed += gone
+        module.zero_grad(set_to_none=True)
         details: dict[str, Any] = {"heads": heads}
         return module, PassResult(changed=changed, refusals=tuple(refusals), details=details)

@@ -11,13 +11,11 @@ import torch
 
 from enginery.errors import PassError
 from enginery.passes.base import ModuleContext
-from enginery.passes.module.outputs import as_tensors, device_of, run
 from enginery.passes.module.prune.dependency import Dependencies, Group, library
-from enginery.passes.module.training.losses import Loss, as_labels
+from enginery.passes.module.prune.gradients import gradients
+from enginery.passes.module.training.losses import Loss
 
 Criterion = Literal["l1", "l2", "bn-scale", "taylor", "random"]
-BATCHES = 16
-"""Batches over which the Taylor criterion averages its gradients."""
 
 
 def importance(
@@ -27,13 +25,13 @@ def importance(
 
     `l1`, `l2`: norms of the filters and of the weights that read them, averaged over the group (Fang et al. 2023,
     "DepGraph"). `bn-scale`: the BatchNorm factors (Liu et al. 2017). `taylor`: |weight x gradient| (Molchanov et al.
-    2019) over at most `BATCHES` training batches. `random`: seeded.
+    2019) over at most `gradients.BATCHES` training batches. `random`: seeded.
 
     Raises:
         PassError: `taylor` without training data, or `bn-scale` without any BatchNorm.
     """
     if criterion == "taylor":
-        _gradients(module, context, loss)
+        gradients(module, context, loss)
     tp = library()
     scorer = {
         "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
@@ -59,15 +57,3 @@ def _checked(group: Group, score: torch.Tensor) -> torch.Tensor:
     if len(score) != group.size or not bool(score.isfinite().all()):
         raise PassError(f"{group.root}: its channels could not be scored ({len(score)} scores for {group.size})")
     return score
-
-
-def _gradients(module: torch.nn.Module, context: ModuleContext, loss: Loss) -> None:
-    if context.batches is None:
-        raise PassError("criterion=taylor reads gradients and was given no data; name `data: training:` in the recipe")
-    device = device_of(module)
-    module.zero_grad(set_to_none=True)
-    for index, (feeds, labels) in enumerate(context.batches()):
-        if index == BATCHES:
-            break
-        inputs = as_tensors(feeds, device)
-        loss(inputs, run(module, inputs), as_labels(labels, device)).backward()

@@ -36,6 +36,22 @@ def test_blocks_that_do_least_go_first():
     np.testing.assert_allclose(outputs_of(module, Task("transformer").x[:4]), expected, rtol=0.01, atol=0.01)
 
 
+@pytest.mark.parametrize("choose", ["l1", "l2", "taylor"])
+def test_blocks_of_small_weights_or_small_effect_go_first(choose):
+    module = seeded(lambda: Transformer(layers=4))
+    with torch.no_grad():
+        for parameter in module.blocks[2].parameters():
+            parameter.mul_(1e-3)
+    module, result = dropped(module, keep=3, choose=choose)
+    assert result.details["kept"] == [0, 1, 3]
+    assert all(p.grad is None for p in module.parameters())
+    _, result = dropped(seeded(lambda: Transformer(layers=4)), keep=1, choose="random")
+    assert (
+        result.details["kept"]
+        == dropped(seeded(lambda: Transformer(layers=4)), keep=1, choose="random")[1].details["kept"]
+    )
+
+
 def test_the_graph_is_smaller(tmp_path):
     x = Task("transformer").x
     before = export(seeded(lambda: Transformer(layers=6)), x[:2], tmp_path / "before.onnx")

@@ -13,7 +13,7 @@ def pruned(module=None, context=None, **options):
     return PruneHeads(**options).apply(module or seeded(Transformer), context or Task("transformer").context())
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "random"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "taylor", "random"])
 def test_heads_leave_and_the_graph_is_smaller(tmp_path, criterion):
     task = Task("transformer")
     module, result = pruned(criterion=criterion)
@@ -37,6 +37,22 @@ def test_a_silent_head_goes_without_any_change():
     module, _ = pruned(module, ratio=0.25)
     assert module.blocks[0].attention.q_proj.out_features == 12
     np.testing.assert_allclose(outputs_of(module, task.x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_taylor_spares_the_head_that_the_loss_needs():
+    """Heads with large weights that nothing downstream reads matter to their norm alone."""
+    task, module = Task("transformer"), seeded(lambda: Transformer(layers=1))
+    with torch.no_grad():
+        attention = module.blocks[0].attention
+        attention.v_proj.weight[4:8] *= 10
+        attention.out_proj.weight[:, 4:8] = 0
+        attention.v_proj.weight[8:12] *= 0.3
+    before = outputs_of(module, task.x)
+    module, _ = pruned(module, task.context(), ratio=0.25, criterion="taylor")
+    np.testing.assert_allclose(outputs_of(module, task.x), before, rtol=1e-4, atol=1e-5)
+    assert all(p.grad is None for p in module.parameters())
+    with pytest.raises(PassError, match="taylor reads gradients"):
+        pruned(context=task.context(batches=None), criterion="taylor")
 
 
 def test_a_head_always_stays():
