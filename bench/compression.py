@@ -1,6 +1,7 @@
 """What module passes cost and save on real models: pruning, distillation, low rank, weight sharing, and all together.
 
-    python bench/compression.py ../shared/data --work /path/to/keep/results [--seeds 3] [--train] [--check] [--quick]
+    python bench/compression.py ../shared/data --work /path/to/keep/results [--seeds 0 1 2] [--only PART…] [--train]
+        [--check] [--quick]
 
 Trained cases are kept in `--work` and not trained again; `--train` stops after training, so that the timing can run on
 a quiet machine. Accuracies are Fashion-MNIST's test-dev, in percent; epochs were chosen on other images. `--quick`
@@ -46,6 +47,9 @@ FROM_SCRATCH: dict[str, Any] = {"lr": 3e-3, "warmup": 0.1, "keep": "last", **fas
 FINE_TUNING: dict[str, Any] = {"lr": 1e-3, **fashion.TRAINING}
 FEED_FORWARD = r"encoder\.layer\.\d\.(intermediate|output)\.dense"
 LATENCY_BATCH = 32
+PARTS = ("trained", "shared", "low-rank")
+CASES = ("original", "pruned", "recovered", "peer", "sparse", "alone", "few labels", "distilled", "original int8",
+         "pruned int8")  # fmt: skip
 
 
 def train(data: fashion.Fashion, seed: int, work: Path, only: Sequence[str] | None = None) -> None:
@@ -156,14 +160,14 @@ def spread(values: list[float]) -> str:
 
 
 def trained_cases(data: fashion.Fashion, seeds: list[int], work: Path) -> list[measure.Ask]:
-    names = ("original", "pruned", "peer", "sparse", "alone", "distilled", "combined", "original int8", "combined int8")
-    scores: dict[str, list[float]] = {name: [] for name in names}
-    ratios: dict[str, list[float]] = {name: [] for name in names}
-    sizes: dict[str, list[float]] = {name: [] for name in names}
+    """The table of the trained cases, and what was asked of them."""
+    scores: dict[str, list[float]] = {name: [] for name in CASES}
+    ratios: dict[str, list[float]] = {name: [] for name in CASES}
+    sizes: dict[str, list[float]] = {name: [] for name in CASES}
     records: dict[str, Any] = {}
     for seed in seeds:
-        paths = {name: work / f"{name}-{seed}.onnx" for name in names if "int8" not in name}
-        for name in ("original", "combined"):
+        paths = {name: work / f"{name}-{seed}.onnx" for name in CASES if "int8" not in name}
+        for name in ("original", "pruned"):
             paths[f"{name} int8"] = quantized(paths[name], data)
         times = latencies(paths, rounds=40)
         for name, path in paths.items():
@@ -172,46 +176,58 @@ def trained_cases(data: fashion.Fashion, seeds: list[int], work: Path) -> list[m
             sizes[name].append(zipped(path) / zipped(paths["original"]))
             if "int8" not in name:
                 records[name] = json.loads((work / f"{name}-{seed}.json").read_text())
+    lost = {name: spread([a - b for a, b in zip(scores["original"], scores[name], strict=True)]) for name in CASES}
+    rows = [
+        (
+            name,
+            spread(scores[name]),
+            lost[name],
+            records[name]["nonzero"] if name in records else "",
+            records[name]["macs"] if name in records else "",
+            f"{statistics.fmean(sizes[name]):.3f}",
+            spread(ratios[name]),
+        )
+        for name in CASES
+    ]
     headers = ("case", "accuracy %, mean [least, most]", "lost", "parameters", "MACs", "zipped", "latency")
-    mean = {name: statistics.fmean(values) for name, values in scores.items()}
-    measure.print_table(
-        headers,
-        [
-            (
-                name,
-                spread(scores[name]),
-                f"{mean['original'] - mean[name]:+.2f}",
-                records[name]["nonzero"] if name in records else "",
-                records[name]["macs"] if name in records else "",
-                f"{statistics.fmean(sizes[name]):.3f}",
-                f"{statistics.fmean(ratios[name]):.3f}",
-            )
-            for name in names
-        ],
-    )
+    measure.print_table(headers, rows)
     print(
-        f"\n{len(seeds)} seeds; sizes and latencies relative to the original (ONNX Runtime CPU, one thread, batch 32)\n"
+        f"\n{len(seeds)} seeds, {len(data.images):,} training images; sizes and latencies relative to the original "
+        f"(ONNX Runtime CPU, one thread, batch {LATENCY_BATCH})\n"
     )
-    apart = min(scores["distilled"]) - max(scores["alone"])
-    alone = min(statistics.fmean(ratios[name]) for name in ("combined", "original int8"))
-    smallest = min(statistics.fmean(sizes[name]) for name in ("combined", "original int8"))
+    return asks_of_trained(scores, ratios, sizes)
+
+
+def asks_of_trained(
+    scores: dict[str, list[float]], ratios: dict[str, list[float]], sizes: dict[str, list[float]]
+) -> list[measure.Ask]:
+    mean, latency, size = (
+        {name: statistics.fmean(values) for name, values in one.items()} for one in (scores, ratios, sizes)
+    )
+    parts = ("pruned", "original int8")
     return [
         measure.Ask("points lost by structured pruning to half the MACs", mean["original"] - mean["pruned"], 0.3),
-        measure.Ask("its latency over the original's", statistics.fmean(ratios["pruned"]), 0.65),
+        measure.Ask("its latency over the original's", latency["pruned"], 0.65),
         measure.Ask("its points over torch-pruning's own recipe", mean["pruned"] - mean["peer"], 0.0, at_least=True),
         measure.Ask("points lost by 90 % unstructured pruning", mean["original"] - mean["sparse"], 0.5),
-        measure.Ask("its zipped model over the original's", statistics.fmean(sizes["sparse"]), 0.25),
+        measure.Ask("its zipped model over the original's", size["sparse"], 0.25),
+        *gained(scores, "alone", "all labels for both"),
+        *gained(scores, "few labels", "a quarter of the labels for the one alone, none for the distilled"),
+        measure.Ask("points lost by prune, distil, int8", mean["original"] - mean["pruned int8"], 1.0),
         measure.Ask(
-            "points won by distillation over the student alone", mean["distilled"] - mean["alone"], 0.5, at_least=True
+            "its latency over the faster of its parts", latency["pruned int8"] / min(latency[p] for p in parts), 1.0
         ),
-        measure.Ask("worst distilled seed over best student alone, points", apart, 0.0, at_least=True),
-        measure.Ask("points lost by prune, distil, int8", mean["original"] - mean["combined int8"], 1.0),
-        measure.Ask(
-            "its latency over that of the better part alone", statistics.fmean(ratios["combined int8"]) / alone, 1.0
-        ),
-        measure.Ask(
-            "its size over that of the smaller part alone", statistics.fmean(sizes["combined int8"]) / smallest, 1.0
-        ),
+        measure.Ask("its size over the smaller of its parts", size["pruned int8"] / min(size[p] for p in parts), 1.0),
+    ]
+
+
+def gained(scores: dict[str, list[float]], baseline: str, setting: str) -> list[measure.Ask]:
+    """What distillation wins over the same student that learns from labels."""
+    won = statistics.fmean(scores["distilled"]) - statistics.fmean(scores[baseline])
+    apart = min(scores["distilled"]) - max(scores[baseline])
+    return [
+        measure.Ask(f"points won by distillation, {setting}", won, 0.5, at_least=True),
+        measure.Ask("its worst seed over the best seed of the student alone, points", apart, 0.0, at_least=True),
     ]
 
 
@@ -231,6 +247,11 @@ def low_rank(folder: Path, *, quick: bool) -> list[measure.Ask]:
             figure = "" if quick else sentences.spearman(module, folder)
             rows.append(("activation-aware" if aware else "plain", share, lost[aware], figure))
             print(".", end="", file=sys.stderr, flush=True)
+        if share == 0.5 and not quick:
+            one = Factorize(budget=share, by="sensitivity", probe=2, layers=FEED_FORWARD)
+            module, _ = one.apply(copy.deepcopy(original), sentences.context(folder, 512, seed=0))
+            figure = float((1 - (sentences.embeddings(module, test) * wanted).sum(1)).mean())
+            rows.append(("activation-aware, by sensitivity", share, figure, sentences.spearman(module, folder)))
         asks.append(
             measure.Ask(f"cosine lost, aware over plain, at {share:.0%} of the size", lost[True] / lost[False], 0.5)
         )
@@ -284,12 +305,13 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="keeps trained cases")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cases", nargs="+", help="train these cases alone")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone")
     parser.add_argument("--train", action="store_true", help="train, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     asks: list[measure.Ask] = []
-    if not options.quick:
+    if not options.quick and "trained" in options.only:
         data = fashion.Fashion(options.data, SAMPLES)
         for seed in options.seeds:
             train(data, seed, options.work, options.cases)
@@ -297,8 +319,10 @@ def main() -> int:
             return 0
         measure.print_machine("torch", "torch-pruning", "onnxruntime")
         asks += trained_cases(data, options.seeds, options.work)
-    asks += shared(options.data, quick=options.quick)
-    asks += low_rank(options.data, quick=options.quick)
+    if "shared" in options.only:
+        asks += shared(options.data, quick=options.quick)
+    if "low-rank" in options.only:
+        asks += low_rank(options.data, quick=options.quick)
     return measure.conclude(asks, check=options.check)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModulePassRecord:
-    """What one pass of the sequence did. `seconds` is measured; everything else repeats with the same seed."""
+    """What one pass of the sequence did.
+
+    `seconds` and `latency` (of the module after the pass, over the original's; None: not measured) are timings;
+    everything else repeats with the same seed.
+    """
 
     text: str
     result: PassResult
@@ -26,6 +31,7 @@ class ModulePassRecord:
     metric_before: float | None
     metric_after: float | None
     seconds: float
+    latency: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -38,6 +44,7 @@ class ModulePassRecord:
             "metric_before": self.metric_before,
             "metric_after": self.metric_after,
             "seconds": self.seconds,
+            "latency": self.latency,
         }
 
 
@@ -47,11 +54,13 @@ def run_module_passes(
     context: ModuleContext,
     *,
     started: Callable[[str], None] | None = None,
+    latency: Callable[[torch.nn.Module], float | None] | None = None,
 ) -> tuple[torch.nn.Module, tuple[ModulePassRecord, ...]]:
     """Apply `passes` in order; masks and codebooks are written into plain parameters at the end.
 
     After each pass the module must run on `context.example` and return the same outputs, of the same shapes and
-    dtypes, with finite values. `started` hears each pass's text before it runs.
+    dtypes, with finite values. `started` hears each pass's text before it runs. `latency` times the engine of a module
+    against the original's; it is given copies.
 
     Raises:
         PassError: a pass failed or broke the module. The message names it and the passes that ran before.
@@ -76,7 +85,8 @@ def run_module_passes(
         seconds = time.monotonic() - begin
         before, metric_before = now, score
         now, score = figures(module, context.example), _score(module, context)
-        records.append(ModulePassRecord(text, result, before, now, metric_before, score, seconds))
+        timed = None if latency is None else latency(finish(copy.deepcopy(module)))
+        records.append(ModulePassRecord(text, result, before, now, metric_before, score, seconds, timed))
     return finish(module), tuple(records)
 
 

@@ -94,6 +94,7 @@ def _advise(
     from enginery.pipeline.cli.terminal import Terminal
     from enginery.pipeline.events import StageName
     from enginery.pipeline.line import Line
+    from enginery.pipeline.line.trials import engine_trials
     from enginery.pipeline.recipe.file import load_recipe
     from enginery.pipeline.report.advice import advice_lines
     from enginery.pipeline.report.advice_page import advice_page
@@ -107,7 +108,7 @@ def _advise(
             module,
             context,
             budget,
-            trials=stack.enter_context(line.trials(module)) if timed else None,
+            trials=stack.enter_context(engine_trials(line, module)) if timed else None,
             progress=lambda done, all_: terminal.progress(stage, done, all_, "trials"),
         )
     if html is not None:

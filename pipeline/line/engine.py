@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from enginery.engines import BuildSpec, Session, TensorSpec
+from enginery.engines import BuildSpec, Session
 from enginery.errors import EngineError
 from enginery.pipeline.comparison.reference import spec_to_json
 from enginery.pipeline.events import StageName
@@ -21,11 +21,8 @@ from enginery.pipeline.source.opened import LiteralSession
 from enginery.pipeline.store import Result
 
 if TYPE_CHECKING:
-    import torch
-
     from enginery.pipeline.comparison.shapes import Case
     from enginery.pipeline.comparison.validation import Validation
-    from enginery.pipeline.stages.trial import EngineTrials
 
 GOLDEN_BYTES: Final = 8 << 20
 """Golden inputs and the original's outputs take about this much of a bundle; one case is kept whatever it takes."""
@@ -204,42 +201,6 @@ class Line(GraphStages):
             },
             code=["enginery.pipeline.stages.benchmark", type(engine).__module__],
             tools=RUNTIMES.get(type(engine).__module__, ()),
-        )
-
-    def trials(self, module: torch.nn.Module) -> EngineTrials:
-        """Times engines of changed modules against this one's, for the recipe's first target.
-
-        Raises:
-            EngineError: this machine cannot build or run that target's engines.
-        """
-        from enginery.pipeline.stages.trial import EngineTrials
-
-        target, example = self.recipe.targets[0], self.example()
-        engine = self.engine(target)
-        if reason := engine.cannot_build() or engine.cannot_run():
-            raise EngineError(f"compress: cannot time engines of {target} here: {reason} MACs do: --no-latency.")
-        outputs = self.declared or self._seen_outputs(module)
-        data = self.calibration or self.training or self.evaluation
-        return EngineTrials(
-            engine=engine,
-            spec=BuildSpec(self.inputs, outputs, self.dims, self.recipe.engine.get(target, {})),
-            whole=module,
-            example=example,
-            open_model=self.open_model,
-            batches=(lambda: (batch.inputs for batch in data.batches())) if data is not None else None,
-            seed=self.recipe.seed,
-        )
-
-    def _seen_outputs(self, module: torch.nn.Module) -> tuple[TensorSpec, ...]:
-        """The module's outputs, their dimensions named by what two sizes of the inputs show."""
-        from enginery.pipeline.comparison.shapes import infer_output_specs, random_inputs
-        from enginery.pipeline.source.opened import discover_outputs, module_session
-
-        names = discover_outputs(module, self.example())
-        session = module_session(module, self.inputs, tuple(TensorSpec(name, "float32", ()) for name in names))
-        sizes = [{name: getattr(dim, end) for name, dim in self.dims.items()} for end in ("min", "opt")]
-        return infer_output_specs(
-            names, [(one, session.run(random_inputs(self.inputs, one, self.recipe.seed))) for one in sizes]
         )
 
     def golden_cases(self) -> list[Case]:

@@ -83,6 +83,7 @@ class OriginalStages(DataAccess):
         def run(folder: Path) -> None:
             from enginery.pipeline.stages.compress import write_compressed
 
+            self.compressed = self._compressed_and_timed()
             write_compressed(folder, self.compressed)
 
         config, inputs = self._compress_facts
@@ -122,6 +123,17 @@ class OriginalStages(DataAccess):
         from enginery.pipeline.stages.compress import compress
 
         return compress(self.compression, self.module_passes)
+
+    def _compressed_and_timed(self) -> Any:
+        """The same, with the latency of the engine after each pass, unless no time is to be spent on measuring."""
+        from enginery.pipeline.line.trials import cannot_time, engine_trials
+        from enginery.pipeline.stages.compress import compress
+
+        original = self.original.fresh()
+        if original is None or not self.benchmark_seconds or cannot_time(self):
+            return compress(self.compression, self.module_passes)
+        with engine_trials(self, original) as trials:
+            return compress(self.compression, self.module_passes, trials.latency)
 
     @property
     def compression(self) -> Compression:

@@ -104,8 +104,12 @@ class Compression:
         )
 
 
-def compress(compression: Compression, passes: Sequence[ModulePass]) -> Compressed:
-    """Run the passes, in order, over a fresh copy of the original.
+Latency = Callable[["torch.nn.Module"], "float | None"]
+"""Times the engine of a module against the original's."""
+
+
+def compress(compression: Compression, passes: Sequence[ModulePass], latency: Latency | None = None) -> Compressed:
+    """Run the passes, in order, over a fresh copy of the original; with `latency`, time the engine after each.
 
     Raises:
         SourceError: the source is ONNX.
@@ -115,17 +119,18 @@ def compress(compression: Compression, passes: Sequence[ModulePass]) -> Compress
     from enginery.pipeline.source.original import parameters_digest
 
     module, context = compression.open()
-    result, records = run_module_passes(module, passes, context)
+    result, records = run_module_passes(module, passes, context, latency=latency)
     return Compressed(result.eval(), records, parameters_digest(result))
 
 
 def write_compressed(folder: Path, compressed: Compressed) -> None:
-    """Write `compress.json`: what each pass did, and the digest of the weights; and apart from it the seconds."""
+    """Write `compress.json`: what each pass did, and the digest of the weights; and apart from it the timings."""
     entries = [record.to_json() for record in compressed.records]
     seconds = {str(number): entry.pop("seconds") for number, entry in enumerate(entries)}
+    latencies = {str(number): value for number, entry in enumerate(entries) if (value := entry.pop("latency"))}
     record: Mapping[str, Any] = {"weights_digest": compressed.weights_digest, "passes": entries}
     (folder / RECORD).write_text(pretty_json(dict(record)))
-    (folder / MEASURED).write_text(pretty_json({"pass_seconds": seconds}))
+    (folder / MEASURED).write_text(pretty_json({"pass_seconds": seconds, "pass_latency": latencies}))
 
 
 def _pairs(batches: Batches) -> Callable[[], Iterable[tuple[Feeds, npt.NDArray[Any] | None]]]:

@@ -34,6 +34,8 @@ def test_compress_prints_where_the_record_of_the_passes_lies(recipe, tmp_path):
     record = json.loads((Path(result.stdout.strip()) / "compress.json").read_text())
     assert record["passes"][0]["pass"] == "prune-channels{ratio=0.5}"
     assert record["passes"][0]["details"]["channels"] == {"first": [64, 32]}
+    measured = json.loads((Path(result.stdout.strip()).parent / "measured.json").read_text())
+    assert measured["pass_latency"]["0"] > 0, "of the engine after the pass, over the original's"
 
 
 @pytest.mark.parametrize("timed", [False, pytest.param(True, marks=pytest.mark.slow)])
