@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from enginery.pipeline.line.original import OriginalStages
-    from enginery.pipeline.stages.trial import EngineTrials
+    from enginery.pipeline.line.trial import EngineTrials
 
 
 def cannot_time(line: OriginalStages) -> str | None:
@@ -26,7 +26,7 @@ def engine_trials(line: OriginalStages, module: torch.nn.Module) -> EngineTrials
     Raises:
         EngineError: this machine cannot build or run that target's engines.
     """
-    from enginery.pipeline.stages.trial import EngineTrials
+    from enginery.pipeline.line.trial import EngineTrials
 
     target = line.recipe.targets[0]
     if reason := cannot_time(line):
