@@ -1,3 +1,4 @@
+import base64
 import json
 import subprocess
 import sys
@@ -139,8 +140,6 @@ def test_a_private_key_that_is_none(bundle, tmp_path, content, keys):
 
 
 def test_the_signature_names_every_file_but_itself_and_the_sums(signed):
-    import base64
-
     envelope = json.loads((signed / "model.sig").read_bytes())["dsseEnvelope"]
     payload = json.loads(base64.b64decode(envelope["payload"]))
     names = {resource["name"] for resource in payload["predicate"]["resources"]}
@@ -185,3 +184,22 @@ def test_digests_are_verified_without_the_extra(signed, monkeypatch):
     for module in ("model_signing", "in_toto_attestation", "securesystemslib", "cryptography"):
         monkeypatch.setitem(sys.modules, module, None)
     assert verify_bundle(signed).signed
+
+
+def test_our_statement_is_the_one_that_the_openssf_tool_makes(bundle, keys, tmp_path):
+    """We hand it digests; given the folder, it must find the same to sign."""
+    sign_bundle(bundle, keys / "ours.pem")
+    command = [*TOOL, "sign", "key", bundle, "--signature", tmp_path / "theirs.sig", "--private_key", keys / "ours.pem"]
+    ignored = ["--ignore-paths", bundle / SUMS, "--ignore-paths", bundle / "model.sig"]
+    subprocess.run([*command, *ignored], check=True, capture_output=True)
+    ours, theirs = statement_of(bundle / "model.sig"), statement_of(tmp_path / "theirs.sig")
+    for part in ("_type", "predicateType", "subject"):
+        assert ours[part] == theirs[part]
+    assert ours["predicate"]["resources"] == theirs["predicate"]["resources"]
+    known = set(ours["predicate"]["serialization"].pop("ignore_paths"))
+    assert known <= set(theirs["predicate"]["serialization"].pop("ignore_paths"))
+    assert ours["predicate"]["serialization"] == theirs["predicate"]["serialization"]
+
+
+def statement_of(path):
+    return json.loads(base64.b64decode(json.loads(path.read_bytes())["dsseEnvelope"]["payload"]))
