@@ -6,6 +6,9 @@ Models are built by the development recipes in tests/recipes; what was built is 
 onnxruntime.quantization's quantize_static with per-channel weights on the same calibration data. Latencies are ratios
 to ONNX Runtime's default session on the exported graph, interleaved in one process. The recipes find the development
 data beside the checkout.
+
+vit_small, resnet50 and mobilenetv2 are timm's with random weights and random images: they cost what trained ones cost,
+and their latency alone counts. No remedy is tried on them.
 """
 
 from __future__ import annotations
@@ -56,6 +59,30 @@ CASES = {
     "kws": Case("kws/recipe.yaml", 0.5, 1.0),
 }
 QUICK = ("resnet20", "kws")
+RANDOM = {
+    "vit_small": ("vit_small_patch16_224", 0.48),
+    "resnet50": ("resnet50", 0.33),
+    "mobilenetv2": ("mobilenetv2_100", 0.50),
+}
+"""timm's name, and the latency asked of fp32, of models with random weights."""
+
+RANDOM_RECIPE = """
+name: {name}
+source: {{timm: {timm}, options: {{pretrained: false}}}}
+inputs: {{x: {{dtype: float32, shape: [batch, 3, 224, 224]}}}}
+dims: {{batch: {{min: 1, opt: 1, max: 4}}}}
+data: {{calibration: {{python: "data.py:images"}}}}
+precision: {{mode: int8, passes: []}}
+"""
+RANDOM_DATA = """
+import numpy as np
+
+
+def images():
+    generator = np.random.default_rng(0)
+    for _ in range(4):
+        yield {"x": generator.standard_normal((2, 3, 224, 224), dtype=np.float32)}
+"""
 
 
 @dataclass(frozen=True)
@@ -156,6 +183,24 @@ def bench(name: str, case: Case, work: Path, *, quick: bool) -> tuple[list[list[
     return rows, _asks(name, case, found, {shape: ratios[shape]["int8"].median for shape in case.shapes})
 
 
+def bench_random(name: str, work: Path, *, quick: bool) -> tuple[list[list[object]], list[measure.Ask]]:
+    """The latency alone, at batch 1, of a model with random weights."""
+    timm, asked = RANDOM[name]
+    folder = work / "random" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(RANDOM_RECIPE.format(name=name, timm=timm), encoding="utf-8")
+    (folder / "data.py").write_text(RANDOM_DATA, encoding="utf-8")
+    line = Line(load_recipe(str(folder / "recipe.yaml")), Store.beside(work), Events())
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, 3, 224, 224), dtype=np.float32)}
+    with line.open(TARGET, line.recipe.precision) as session:
+        default = default_session(line.export.path(MODEL))
+        candidates = {"fp32": lambda: default(feeds), "int8": lambda: session.run(feeds)}
+        timed = measure.interleaved(candidates, rounds=15 if quick else 50)
+    found = measure.ratio(timed["int8"], timed["fp32"])
+    row: list[object] = [name, "int8", *4 * ["-"], str(found)]
+    return [row], [measure.Ask(f"{name}: latency at (1,) of fp32", found.median, asked)]
+
+
 def _asks(name: str, case: Case, found: dict[str, Answers], ratios: dict[tuple[int, ...], float]) -> list[measure.Ask]:
     exact, ours = found["fp32"], found["int8"]
     cosine = exact.cosines(ours)
@@ -174,13 +219,17 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps what was built")
     parser.add_argument("--only", default="", help="comma-separated names")
     arguments = parser.parse_args()
-    names = [name for name in arguments.only.split(",") if name] or list(QUICK if arguments.quick else CASES)
+    every = [*CASES, *RANDOM]
+    names = [name for name in arguments.only.split(",") if name] or list(QUICK if arguments.quick else every)
     arguments.work.mkdir(parents=True, exist_ok=True)
     measure.print_machine("onnxruntime", "onnx", "torch", "numpy")
     rows: list[list[object]] = []
     asks: list[measure.Ask] = []
     for name in names:
-        found, asked = bench(name, CASES[name], arguments.work, quick=arguments.quick)
+        if name in RANDOM:
+            found, asked = bench_random(name, arguments.work, quick=arguments.quick)
+        else:
+            found, asked = bench(name, CASES[name], arguments.work, quick=arguments.quick)
         rows += found
         asks += asked
     measure.print_table(["model", "engine", "metric", "cosine", "worst", "agree %", "latency / fp32"], rows)

@@ -24,6 +24,7 @@ BENCHMARKS: Final[dict[str, tuple[str, ...]]] = {
     "quantization": ("--work", str(WORK)),
     "release": (),
     "calibration": (),
+    "weight_only": (),
     "compression": (str(DATA), "--work", str(WORK)),
 }
 """Their names, and what each needs besides --check and --quick."""

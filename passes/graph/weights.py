@@ -8,6 +8,7 @@ model in memory, and its own reader resolves the file against the current folder
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
@@ -55,6 +56,11 @@ class ExternalValues(LazyValues):
             )
 
     def load(self) -> Array:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
+        if dtype.isbuiltin == 1 and sys.byteorder == "little":
+            # Straight into the array: onnx's own reader holds the bytes three times over.
+            count = self.length // dtype.itemsize
+            return np.fromfile(self.file, dtype, count, offset=self.offset).reshape(tuple(self.tensor.dims))
         with self.file.open("rb") as stream:
             stream.seek(self.offset)
             raw = stream.read(self.length)

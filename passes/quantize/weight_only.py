@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.floating[Any]]
 _BLOCKED_OPSET = 21
+_CHUNK = 1 << 20
+"""Values that are rounded at once: temporaries of a whole output layer would take more than the rest of the model."""
 
 
 def quantize_weights(graph: gs.Graph, policy: Policy, options: QuantizeOptions) -> PassResult:
@@ -52,7 +54,7 @@ def quantize_weights(graph: gs.Graph, policy: Policy, options: QuantizeOptions) 
             continue
         weight = values(weight_of(node))
         columns = weight if output_axis(node) == 0 else weight.T  # [N, K]
-        integers, scales = quantize_blocks(columns.astype(np.float32), bits, size, symmetric=not packed)
+        integers, scales = quantize_blocks(columns, bits, size, symmetric=not packed)
         before, after = before + weight.nbytes, after + integers.size * bits // 8 + scales.nbytes
         if packed:
             _to_matmul_nbits(graph, node, integers, scales, columns.shape, bits)
@@ -73,17 +75,25 @@ def quantize_blocks(columns: Floats, bits: int, size: int, *, symmetric: bool) -
     Returns:
         Integers, int8 [N, blocks, size], and scales, float32 [N, blocks].
     """
-    low, high = LIMITS[f"int{bits}"]
     rows, length = columns.shape
     blocks = -(-length // size)
-    padded = np.zeros((rows, blocks * size), np.float32)
-    padded[:, :length] = columns
-    blocked = padded.reshape(rows, blocks, size)
+    integers = np.empty((rows, blocks, size), np.int8)
+    scales = np.empty((rows, blocks), np.float32)
+    step = max(1, _CHUNK // max(length, 1))
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        padded = np.zeros((part.stop - start, blocks * size), np.float32)
+        padded[:, :length] = columns[part]
+        integers[part], scales[part] = _quantize_rows(padded.reshape(-1, blocks, size), bits, symmetric=symmetric)
+    return integers, scales
+
+
+def _quantize_rows(blocked: Floats, bits: int, *, symmetric: bool) -> tuple[npt.NDArray[np.int8], Floats]:
+    low, high = LIMITS[f"int{bits}"]
     extreme = np.take_along_axis(blocked, np.abs(blocked).argmax(axis=2)[..., None], axis=2)[..., 0]
     scales = np.abs(extreme) / np.float32(high) if symmetric else extreme / np.float32(low)
     scales = np.where(scales == 0, np.float32(1), scales)
-    integers = np.clip(np.rint(blocked / scales[..., None]), low, high).astype(np.int8)
-    return integers, scales
+    return np.clip(np.rint(blocked / scales[..., None]), low, high).astype(np.int8), scales
 
 
 def _why_not(node: gs.Node, options: QuantizeOptions) -> str | None:
@@ -130,10 +140,10 @@ def _to_matmul_nbits(
 
 def _pack(integers: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
     """Integers as MatMulNBits stores them: offset to unsigned, two 4-bit values a byte, the first in the low half."""
-    offset = (integers.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
-    return (
-        offset if bits == 8 else np.bitwise_or(offset[..., 0::2], np.left_shift(offset[..., 1::2], 4), dtype=np.uint8)
-    )
+    offset = integers.view(np.uint8) + np.uint8(1 << (bits - 1))  # wraps around, from two's complement to offset binary
+    if bits == 8:
+        return offset
+    return np.bitwise_or(offset[..., 0::2], np.left_shift(offset[..., 1::2], 4), dtype=np.uint8)
 
 
 def _to_dequantized(
