@@ -58,10 +58,12 @@ def second_opinion(before: Path, after: Path, feeds: Feeds, expected: Arrays, to
 def _not_asked(path: Path) -> str | None:
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
-    if len(graph.node) > MOST_NODES or path.stat().st_size > MOST_BYTES:
-        return "the graph is not small"
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+    from enginery.passes.graph.ir import external_files
+
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    size = sum(file.stat().st_size for file in (path, *external_files(model, path.parent)))
+    if len(graph.node) > MOST_NODES or size > MOST_BYTES:
         return "the graph is not small"
     slow = next((node.op_type for node in graph.node if node.op_type in SLOW), None)
     foreign = next((node.domain for node in graph.node if node.domain not in ("", "ai.onnx")), None)
