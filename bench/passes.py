@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from measure import Ask, conclude, options, print_machine, print_table
@@ -26,14 +27,11 @@ def main() -> int:
     parser = options("What the cleaning passes cost in CPU time and memory, against the number of nodes.")
     parser.add_argument("--nodes", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--bytes", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--proof", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.nodes:
         return measure_nodes(given.nodes)
     if given.bytes:
         return measure_bytes(given.bytes)
-    if given.proof:
-        return measure_proof()
     print_machine("onnx", "onnx-graphsurgeon")
     results = [child("--nodes", size) for size in (QUICK_SIZES if given.quick else SIZES)]
     rows = [[*(each[key] for key in ("nodes", "left", "seconds", "peak")), micro(each)] for each in results]
@@ -41,18 +39,18 @@ def main() -> int:
     large = child("--bytes", int((0.6 if given.quick else 2.5) * GIGABYTE))
     print()
     print_table(["weights GB", "CPU s", "peak MB"], [[large["bytes"] / GIGABYTE, large["seconds"], large["peak"]]])
-    proof = child("--proof", 1)
-    print()
-    print_table(["MiniLM", "CPU s"], [[key, proof[key]] for key in ("export", "passes", "proof of each")])
-    share = proof["proof of each"] / (proof["export"] + proof["passes"] + proof["proof of each"])
     at_20k = next(each for each in results if each["nodes"] >= 20_000)
     asks = [
         Ask("CPU seconds of all cleaning passes at 20,000 nodes", at_20k["seconds"], 5),
         Ask("peak MB of all cleaning passes at 20,000 nodes", at_20k["peak"], 500),
         Ask("CPU per node, largest graph over smallest", micro(results[-1]) / micro(results[0]), 1.5),
         Ask(f"peak MB of all default passes on {large['bytes'] / GIGABYTE:.1f} GB of weights", large["peak"], 500),
-        Ask("share of the proof of each pass in export, passes and proof of MiniLM", share, 0.2),
     ]
+    if not given.quick:
+        stages = build_seconds("minilm")
+        print()
+        print_table(["stage of a float32 build of MiniLM", "seconds"], stages.items())
+        asks.append(Ask("share of the passes and of the proof of each", stages["optimize"] / sum(stages.values()), 0.2))
     return conclude(asks, check=given.check)
 
 
@@ -159,30 +157,16 @@ def measure_bytes(size: int) -> int:
     return report(bytes=copied, seconds=seconds)
 
 
-def measure_proof() -> int:
-    """What proving each pass costs against the export and the passes themselves, which are only part of a build."""
-    from exports import export, minilm
-    from fusions import arrays, resized
-
-    from enginery.engines.onnxruntime import open_model
-    from enginery.passes.graph import default_passes
-    from enginery.passes.sequence import Prove, run_graph_passes
-
+def build_seconds(recipe: str) -> dict[str, float]:
+    """What each stage of a whole build takes, each pass proved on its own as it is by default."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "model.onnx"
-        example = minilm()
-        start = time.process_time()
-        export(example, source)
-        exported = time.process_time() - start
-        feeds = [arrays(resized(example, {"batch": batch, "seq": seq})) for batch, seq in ((1, 4), (2, 11), (4, 64))]
-        seconds: dict[Prove, float] = {}
-        for prove in ("off", "each"):
-            start = time.process_time()
-            passes, output = default_passes("onnxruntime-cpu"), Path(folder) / prove / "model.onnx"
-            output.parent.mkdir()
-            run_graph_passes(source, output, passes, open_model=open_model, feeds=feeds, prove=prove)
-            seconds[prove] = time.process_time() - start
-    return report(**{"export": exported, "passes": seconds["off"], "proof of each": seconds["each"] - seconds["off"]})
+        command = [sys.executable, "-P", "-m", "enginery", "build", recipe, "--precision", "fp32", "--output", folder]
+        subprocess.run(command, check=False, capture_output=True)  # a refused build has timed its stages too
+        seconds: Counter[str] = Counter()
+        for result in Path(folder).glob(".store/results/*/result.json"):
+            stage = json.loads(result.read_text())["stage"]
+            seconds[stage] += json.loads(result.with_name("timing.json").read_text())["seconds"]
+    return dict(seconds)
 
 
 def write_large(path: Path, size: int) -> None:
