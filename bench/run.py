@@ -19,6 +19,7 @@ DATA: Final = HERE.parents[1] / "shared" / "data"
 BENCHMARKS: Final[dict[str, tuple[str, ...]]] = {
     "floor": (),
     "peers": ("--work", str(WORK / "peers"), "--peers", str(WORK / "environments")),
+    "pipelines": ("--peers", str(WORK / "environments")),
     "passes": (),
     "fusions": (),
     "quantization": ("--work", str(WORK)),
