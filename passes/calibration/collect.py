@@ -32,6 +32,7 @@ def collect(
     resume: Statistics | None = None,
     random: bool = False,
     progress: Progress | None = None,
+    total: int | None = None,
 ) -> Statistics:
     """Run `model` over all batches and return what its tensors held.
 
@@ -49,6 +50,7 @@ def collect(
         resume: Statistics of an interrupted run over the same model; batches that it has seen are skipped.
         random: Marks the statistics as taken from random data.
         progress: Told (batches done, batches in total or None while unknown).
+        total: How many batches there are, where the caller knows.
 
     Returns:
         Statistics; `complete` is False when Ctrl-C ended the run, and what was seen until then is kept.
@@ -72,7 +74,7 @@ def collect(
         if resume is not None:
             first.seen = Seen(resume.batches, resume.samples, resume.tensors)
         try:
-            first.run(batches, check, progress)
+            first.run(batches, check, progress, total=total)
             later += first.put_off
             while later:
                 sweep = Sweep(calibrated, later, Path(folder), memory_budget, histograms=histograms)

@@ -86,13 +86,15 @@ class Terminal(Events):
             click.echo(text, err=True)
 
     def _spin(self, text: str) -> None:
-        """Show a spinner, and a bar as soon as the total is known."""
+        """Show a spinner, and a bar with the time that is left as soon as the total is known."""
         if self._progress is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
             from rich.progress import TimeElapsedColumn as Elapsed
+            from rich.progress import TimeRemainingColumn as Remaining
 
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed())
+            text = TextColumn("{task.description}")
+            columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._progress.start()
         self._hide()

@@ -33,6 +33,10 @@ class Reader(ABC):
     def read(self) -> Iterator[Batch]:
         """Yield batches; at most a few are in memory at once."""
 
+    def count(self) -> int | None:
+        """How many batches there are, where that is known without reading them; for progress alone."""
+        return None
+
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """What the batches rest on (digests of files and code, versions), JSON-ready, without reading batches."""

@@ -36,6 +36,10 @@ class DataSet:
         if index == 0:
             raise DataError(f"{self.name} gave no batch. A callable must return a fresh iterator at every call.")
 
+    def count(self) -> int | None:
+        """How many batches there are, where that is known without reading them; for progress alone."""
+        return self._reader.count()
+
     def digest(self) -> str:
         """sha256 over all that the batches rest on: content of files, code, options, shapes. Reads no batch."""
         return digest_json(self.facts())

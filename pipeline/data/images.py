@@ -56,6 +56,11 @@ class ImageReader(Reader):
                 names = f"{chosen[0][0]} to {chosen[-1][0]}"
                 yield Batch({self._input.name: images}, np.array(labels, np.int64) if labels else None, names)
 
+    def count(self) -> int:
+        with ExitStack() as stack:
+            listed = self._listed(_Files(self._path, stack))[: self._data.samples]
+        return -(-len(listed) // self._layout.rows)
+
     def facts(self) -> dict[str, Any]:
         from importlib.metadata import version
 

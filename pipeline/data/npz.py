@@ -47,6 +47,24 @@ class NpzReader(Reader):
                     if left <= 0:
                         return
 
+    def count(self) -> int | None:
+        sizes = [self._rows(path) for path in self._files()]
+        if any(size is None for size in sizes):
+            return None
+        batches, left = 0, self._samples
+        for size in sizes:
+            taken = (size or 0) if left is None else min(size or 0, left)
+            batches += -(-taken // self._layout.rows)
+            left = None if left is None else left - taken
+        return batches
+
+    def _rows(self, path: Path) -> int | None:
+        """How many samples a file holds, from the header of one array; None where all samples share each array."""
+        with _Archive(path) as archive:
+            counted = (spec.name for spec in self._layout.inputs if self._layout.sample_axis(spec) == 0)
+            name = next((name for name in counted if name in archive.members), None)
+            return None if name is None else len(archive.rows(name))
+
     def facts(self) -> dict[str, Any]:
         return {"npz": self._path.name, "samples": self._samples, "files": tree_digests(self._path)}
 

@@ -45,8 +45,7 @@ class TextReader(Reader):
 
     def read(self) -> Iterator[Batch]:
         tokenizer = open_tokenizer(self._tokenizer_file, self._how, self._layout.inputs, self._layout.dims)
-        texts = max(1, len(self._how.columns))
-        size = self._data.batch or max(1, self._layout.rows // texts)
+        size = self._rows_per_batch
         rows = islice(self._rows(), self._data.samples)
         start = 1
         while group := list(islice(rows, size)):
@@ -55,6 +54,13 @@ class TextReader(Reader):
             origin = f"rows {start}-{start + len(group) - 1}"
             yield Batch(inputs, np.array(labels, np.float64) if labels else None, origin)
             start += len(group)
+
+    @property
+    def _rows_per_batch(self) -> int:
+        return self._data.batch or max(1, self._layout.rows // max(1, len(self._how.columns)))
+
+    def count(self) -> int:
+        return -(-sum(1 for _ in islice(self._rows(), self._data.samples)) // self._rows_per_batch)
 
     def facts(self) -> dict[str, Any]:
         from importlib.metadata import version

@@ -75,6 +75,12 @@ class DataAccess(Wiring):
         feeds, (index, count) = self.calibration_feeds(), self.part
         return lambda: islice(feeds(), index - 1, None, count)
 
+    def calibration_batches(self) -> int | None:
+        """How many batches `calibration_share` gives, where that is known."""
+        every = self.calibration.count() if self.calibration is not None else None
+        index, count = self.part
+        return None if every is None else len(range(index - 1, every, count))
+
     @property
     def has_calibration_data(self) -> bool:
         return self.calibration is not None or self.random_data

@@ -28,6 +28,7 @@ def calibrate(
     random: bool,
     partial: Path,
     progress: Progress,
+    total: int | None = None,
 ) -> None:
     """Write the statistics into `folder/statistics`.
 
@@ -43,6 +44,7 @@ def calibrate(
         random: the data is random and the user knows it; the statistics say so.
         partial: where the statistics of a run that Ctrl-C ended are kept, and gone on from.
         progress: hears (batches done, batches in all or None).
+        total: how many batches there are, where that is known.
 
     Raises:
         DataError: no data, one sample, or a batch that is not as declared.
@@ -59,6 +61,7 @@ def calibrate(
         random=random,
         resume=_interrupted(partial),
         progress=progress,
+        total=total,
     )
     shutil.rmtree(partial, ignore_errors=True)
     if not statistics.complete:

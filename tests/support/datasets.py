@@ -19,4 +19,11 @@ def opened(
 
 
 def batches(folder: Path, inputs: dict[str, Tensor] | None = None, **data: Any) -> list[Batch]:
-    return list(opened(folder, inputs, **data).batches())
+    """All batches; their number is as it was known before."""
+    return counted(opened(folder, inputs, **data))
+
+
+def counted(data: DataSet) -> list[Batch]:
+    got = list(data.batches())
+    assert data.count() in (None, len(got))
+    return got

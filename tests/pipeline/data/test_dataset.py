@@ -90,3 +90,10 @@ def test_facts_are_plain_and_name_no_place(tmp_path):
 
     facts = opened(save(tmp_path, x=vectors()), npz="data.npz").facts()
     assert str(tmp_path) not in json.dumps(facts)
+
+
+def test_the_number_of_batches_is_known_where_it_costs_nothing(tmp_path):
+    assert opened(save(tmp_path, x=vectors(10)), npz="data.npz").count() == 3
+    assert opened(tmp_path, npz="data.npz", samples=5).count() == 2
+    (tmp_path / "data.py").write_text("def batches():\n    yield {}\n")
+    assert opened(tmp_path, python="data.py:batches").count() is None

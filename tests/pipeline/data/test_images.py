@@ -2,7 +2,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from datasets import BATCH, opened
+from datasets import BATCH, counted, opened
 from PIL import Image
 
 from enginery.errors import DataError
@@ -32,7 +32,7 @@ def zipped(folder):
 
 
 def read(folder, images="photos", image=None, **data):
-    return list(opened(folder, INPUTS, BATCH, images=images, image=image or PLAIN, **data).batches())
+    return counted(opened(folder, INPUTS, BATCH, images=images, image=image or PLAIN, **data))
 
 
 def test_all_images_in_order_of_names(photos):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from datasets import BATCH, opened
+from datasets import BATCH, counted, opened
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from enginery.errors import DataError, MissingDependencyError, RecipeError
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 def read(folder, text="lines.txt", inputs=None, tokenize=None, **data):
     how = {"tokenizer": "tokenizer.json", **(tokenize or {})}
-    return list(opened(folder, inputs or MASKED, DIMS, text=text, tokenize=how, **data).batches())
+    return counted(opened(folder, inputs or MASKED, DIMS, text=text, tokenize=how, **data))
 
 
 def test_one_sample_a_line_padded_to_the_longest_of_its_batch(folder):
