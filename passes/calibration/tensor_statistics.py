@@ -179,8 +179,7 @@ class _Figures:
         low, high = (block[:, :, 0], block[:, :, 0]) if flat else (block.min(axis=2), block.max(axis=2))
         self.low[channels] = np.minimum(self.low[channels], low.min(axis=0))
         self.high[channels] = np.maximum(self.high[channels], high.max(axis=0))
-        # In float32, pairwise, within a block; in float64 from block to block.
-        self.sum[channels] += (block[:, :, 0] if flat else block.sum(axis=2)).sum(axis=0)
+        self.sum[channels] += _channel_sums(block)
         if self.histogram.size:
             self.histogram += count_values(block)
             flattened = block.reshape(len(block), -1)
@@ -194,6 +193,13 @@ class _Figures:
     def energy(self, rows: Block) -> Counts:
         """The histogram of each sample's mean square."""
         return count_values(np.concatenate(self._squares) / np.float32(rows.shape[1] * rows.shape[2]))
+
+
+def _channel_sums(block: Block) -> Vector:
+    """In float32, pairwise, which is twice as fast; in float64 where that overflows, as on the bias of a mask."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = (block[:, :, 0] if block.shape[2] == 1 else block.sum(axis=2)).sum(axis=0)
+    return (sums if np.isfinite(sums).all() else block.sum(axis=(0, 2), dtype=np.float64)).astype(np.float64)
 
 
 def _blocks(rows: Block) -> Iterator[tuple[Block, slice, slice]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext
+from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.layers import is_plain, matrix_of, sample_rows
 from enginery.passes.quantize.pairs import constant_bias, correct_bias, grid_of, has_weight_pair, weight_pair
 from enginery.passes.quantize.weights import values, weight_of
@@ -55,3 +56,12 @@ class CorrectBias:
             correct_bias(node, exact[node.name], shift)
             details[node.name] = {"largest_shift": float(np.abs(shift).max())}
         return PassResult(len(details), tuple(refusals), {"layers": details})
+
+
+def corrected_snr(graph: gs.Graph, context: QuantizeContext, reference: Reference) -> float:
+    """The output SNR in dB of a graph with Q/DQ pairs once its biases are corrected; the graph is edited."""
+    CorrectBias(rows=512).apply(graph, context)
+    path = context.write(graph, "corrected")
+    snr = reference.measure(path, context)
+    path.unlink()
+    return snr

@@ -27,7 +27,7 @@ class Equalize:
     """Makes the channels between two convolutions alike, so that one scale suits them all.
 
     1. A tensor takes part if a convolution with constant weights makes it, alone or followed by Relu or Clip from 0,
-       and every user of it is a convolution, depthwise ones included.
+       zero padding of its positions or MaxPool, and every user of it is a convolution, depthwise ones included.
     2. The convolution before divides its output channels, those behind multiply their input channels. With per-channel
        weights the first costs nothing, and neither does the second where it is depthwise.
     3. ReLU6 is respected: a channel that reaches the cap on the calibration data keeps its scale, others grow to it at
@@ -73,7 +73,7 @@ class Equalize:
         _divide_outputs(node, best.scales)
         for user in link.users:
             _multiply_inputs(user, best.scales)
-        for name in {node.outputs[0].name, link.tensor.name}:
+        for name in link.way:
             if name in context.tensors:
                 context.tensors[name] = context.tensors[name].scaled(1 / best.scales)
         return {"alpha": best.alpha, "before_db": round(best.before, 2), "after_db": round(best.after, 2)}
@@ -81,16 +81,18 @@ class Equalize:
 
 @dataclass(frozen=True)
 class _Link:
-    """A tensor between convolutions: what reads it, and the cap of the activation function that makes it."""
+    """A tensor between convolutions: what reads it, the cap of its activation function, and all tensors on the way."""
 
     tensor: gs.Tensor
     users: Sequence[gs.Node]
     cap: float | None
+    way: Sequence[str]
 
 
 def _link(graph: gs.Graph, node: gs.Node, integer: set[int]) -> _Link | str:
     """The link behind a convolution, or why it cannot be equalized."""
     tensor, cap = node.outputs[0], None
+    way = [tensor.name]
     if len(tensor.outputs) == 1 and tensor.outputs[0].op in ("Relu", "Clip"):
         activation = tensor.outputs[0]
         if activation.op == "Clip":
@@ -99,11 +101,33 @@ def _link(graph: gs.Graph, node: gs.Node, integer: set[int]) -> _Link | str:
                 return "its Clip does not start at 0, so that it cannot be scaled"
             cap = bounds[1]
         tensor = activation.outputs[0]
+        way.append(tensor.name)
+    while len(tensor.outputs) == 1 and _commutes(tensor.outputs[0]):
+        tensor = tensor.outputs[0].outputs[0]
+        way.append(tensor.name)
     if any(tensor is output for output in graph.outputs):
         return "it makes a graph output"
     if not tensor.outputs or not all(id(user) in integer and user.inputs[0] is tensor for user in tensor.outputs):
         return "not every user of its output is a quantized convolution"
-    return _Link(tensor, list(tensor.outputs), cap)
+    return _Link(tensor, list(tensor.outputs), cap, way)
+
+
+def _commutes(node: gs.Node) -> bool:
+    """Whether scaling the channels before the node or behind it is the same."""
+    if node.op == "MaxPool":
+        return len(node.outputs) == 1
+    return node.op == "Pad" and node.attrs.get("mode", "constant") == "constant" and _pads_positions_with_zeros(node)
+
+
+def _pads_positions_with_zeros(pad: gs.Node) -> bool:
+    import onnx_graphsurgeon as gs
+
+    parts = list(pad.inputs[1:])
+    if len(parts) > 2 or not all(isinstance(part, gs.Constant) for part in parts):
+        return False
+    pads, *fill = (values(part) for part in parts if isinstance(part, gs.Constant))
+    by_axis = pads.reshape(2, -1)
+    return by_axis.shape[1] > 2 and not by_axis[:, :2].any() and not any(np.any(each) for each in fill)
 
 
 def _bounds(clip: gs.Node) -> tuple[float, float] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enginery.passes.base import PassResult
-from enginery.passes.quantize.bias import CorrectBias
+from enginery.passes.quantize.bias import CorrectBias, corrected_snr
 from enginery.passes.quantize.clip import ClipWeights
 from enginery.passes.quantize.context import QuantizeContext, Remedy
 from enginery.passes.quantize.ends import FloatEnds
@@ -84,7 +84,8 @@ def treat(model: Path, context: QuantizeContext) -> Treated:
     """Place Q/DQ pairs and apply remedies: those that the options name, or those that measurement favours.
 
     Named remedies are applied in their order without question. With `default` each is kept if it raises the median
-    output SNR on held-out batches by what it is `worth`; without calibration data none is tried.
+    output SNR on held-out batches by what it is `worth`; without calibration data none is tried. Those that leave
+    biases alone are measured with corrected ones: where shifted means drown all else, none of them would show a gain.
     """
     if context.options.passes == "default":
         return _choose(model, context) if context.batches is not None else _apply(model, context, ())
@@ -146,12 +147,16 @@ class _Trials:
         name_nodes(graph)
         context.float_model = context.write(graph, "float")
         self._placed, self._plan, self._pairs = self._place(context.float_model)
-        self._score = self._reference.measure(self._placed, context)
+        self._correcting = True
+        self._score = self._measure(self._placed)
 
     def try_out(self, remedy: Remedy) -> None:
         from enginery.passes.graph.ir import load_graph
 
         context, before = self._context, remedy.when == "before"
+        if self._correcting and isinstance(remedy, RoundWeights | CorrectBias):
+            self._correcting = False
+            self._score = self._measure(self._placed)
         tensors, options, float_model = dict(context.tensors), context.options, context.float_model
         assert float_model is not None
         graph = load_graph(float_model if before else self._placed)
@@ -162,7 +167,7 @@ class _Trials:
             return
         edited = context.write(graph, remedy.name)
         placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
-        after = self._reference.measure(placed, context)
+        after = self._measure(placed, edited if before else context.float_model)
         kept = after >= self._score + remedy.worth
         self._steps.append(Step(name, kept=kept, before=self._score, after=after, result=result))
         if kept:
@@ -175,6 +180,15 @@ class _Trials:
         from enginery.passes.graph.ir import load_graph
 
         return Treated(load_graph(self._placed), self._plan, self._pairs, tuple(self._steps))
+
+    def _measure(self, placed: Path, float_model: Path | None = None) -> float:
+        """The output SNR in dB, with the biases that the graph would get unless the remedy sets them itself."""
+        from enginery.passes.graph.ir import load_graph
+
+        if not self._correcting:
+            return self._reference.measure(placed, self._context)
+        context = replace(self._context, float_model=float_model or self._context.float_model)
+        return corrected_snr(load_graph(placed), context, self._reference)
 
     def _place(self, float_model: Path) -> tuple[Path, Plan, int]:
         from enginery.passes.graph.ir import load_graph

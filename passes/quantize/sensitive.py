@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from enginery.passes.base import PassResult, Refusal
+from enginery.passes.quantize.bias import corrected_snr
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.explain import work_of
 from enginery.passes.quantize.fidelity import Reference
@@ -26,22 +25,23 @@ class FloatSensitive:
     """Keeps in float the layers that do least of the work and whose rounding costs most.
 
     1. Layers that do `work` or less of the multiply-accumulates are left out of the quantization one at a time, on the
-       first `batches` batches that remedies fit on; what that gains at the outputs is the layer's sensitivity.
+       first `batches` batches that remedies fit on; what that gains at the outputs, all biases corrected, counts.
     2. Those that gain `least_gain` dB or more stay float, the most sensitive first, until together they would do more
        than `work` of the multiply-accumulates.
-    3. After `seconds` the layers that are left are not tried, and are refused by name.
+    3. Only the first `trials` of such layers are tried: noise made early passes through most layers. The others are
+       refused by name.
 
     `search_mixed_precision` has no such bound on the work, but wants to know what is good enough.
     """
 
     name: ClassVar[str] = "float-sensitive"
     when: ClassVar[Literal["before", "after"]] = "before"
-    worth: ClassVar[float] = 1.0
+    worth: ClassVar[float] = 0.5
 
-    work: float = 0.02
+    work: float = 0.08
     least_gain: float = 0.3
     batches: int = 2
-    seconds: float = 60.0
+    trials: int = 32
 
     def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
         """Edit the options in `context`; the graph stays as it is."""
@@ -68,16 +68,12 @@ class FloatSensitive:
     def _gains(
         self, model: Path, names: Sequence[str], context: QuantizeContext
     ) -> tuple[dict[str, float], list[Refusal]]:
-        """What leaving each node in float gains at the outputs, in dB, and the nodes that were not tried in time."""
-        begin = time.monotonic()
-        reference = Reference.record(model, context, islice(context.fitting(), self.batches))
+        """What leaving each node in float gains at the outputs, in dB, and the nodes that were not tried."""
+        context = replace(context, float_model=model, most_batches=self.batches)
+        reference = Reference.record(model, context, context.fitting())
         plain = _score(model, (), context, reference)
-        gains: dict[str, float] = {}
-        for name in names:
-            if time.monotonic() - begin > self.seconds:
-                break
-            gains[name] = _score(model, (name,), context, reference) - plain
-        return gains, [Refusal(name, f"not tried: {self.seconds:g} s were over") for name in names[len(gains) :]]
+        gains = {name: _score(model, (name,), context, reference) - plain for name in names[: self.trials]}
+        return gains, [Refusal(name, f"not tried: {self.trials} before it were") for name in names[self.trials :]]
 
 
 def _score(model: Path, floating: Sequence[str], context: QuantizeContext, reference: Reference) -> float:
@@ -87,7 +83,4 @@ def _score(model: Path, floating: Sequence[str], context: QuantizeContext, refer
     options = context.options.keeping_float(*map(re.escape, floating))
     plan = make_plan(graph, context.policy, options, context.tensors)
     place(graph, plan, context.policy, context.observer, context.tensors)
-    path = context.write(graph, "trial")
-    snr = reference.measure(path, replace(context, options=options))
-    path.unlink()
-    return snr
+    return corrected_snr(graph, replace(context, options=options), reference)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from quantizable import calibrate, conv_net, images, mlp_block, sequences
 
 from enginery.errors import StatisticsError
 from enginery.passes.calibration import Statistics, export_cache, import_cache, make_observer
+from enginery.passes.calibration.tensor_statistics import observe
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +107,11 @@ def test_a_malformed_cache_is_refused(model: Path, tmp_path: Path, text: str, me
     cache.write_text(text)
     with pytest.raises(StatisticsError, match=message):
         import_cache(cache, model)
+
+
+def test_sums_that_overflow_float32_are_right() -> None:
+    """The bias of a mask holds float32's lowest value at every padded position."""
+    lowest = float(np.finfo(np.float32).min)
+    found = observe(np.full((4, 3), lowest, np.float32))
+    assert found is not None
+    np.testing.assert_allclose(found.channel_sum, 4 * lowest)

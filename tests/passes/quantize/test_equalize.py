@@ -41,6 +41,34 @@ def test_the_float_model_stays_the_same(tmp_path: Path, activation: str, group: 
     np.testing.assert_allclose(patient.float_outputs(), patient.reference(), atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("between", ["Pad", "MaxPool"])
+def test_zero_padding_and_pooling_may_stand_between(tmp_path: Path, between: str) -> None:
+    b = ModelBuilder({"image": ("batch", 3, 16, 16)})
+    x = b.op("Relu", [b.conv("image", "first", 3, 16)], "act")
+    if between == "Pad":
+        x = b.op("Pad", [x, b.weight("pads", np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64))], "between")
+    else:
+        x = b.op("MaxPool", [x], "between", kernel_shape=[2, 2])
+    b.conv(x, "second", 16, 8)
+    patient = Patient(b.save(tmp_path / "model.onnx", "second"), images())
+    before = patient.context.tensors["between"].high
+    (result,) = patient.treat(Equalize(least_gain=-100.0))
+    assert list(result.details["tensors"]) == ["between"]
+    scale = np.abs(patient.reference()).max()
+    np.testing.assert_allclose(patient.float_outputs(), patient.reference(), atol=1e-5 * scale)
+    assert patient.context.tensors["between"].high != before
+
+
+def test_padding_with_another_value_is_no_way(tmp_path: Path) -> None:
+    b = ModelBuilder({"image": ("batch", 3, 16, 16)})
+    x = b.op("Relu", [b.conv("image", "first", 3, 16)], "act")
+    pads, one = b.weight("pads", np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int64)), b.weight("one", np.float32(1))
+    b.conv(b.op("Pad", [x, pads, one], "between"), "second", 16, 8)
+    patient = Patient(b.save(tmp_path / "model.onnx", "second"), images())
+    (result,) = patient.treat(Equalize(least_gain=-100.0))
+    assert result.changed == 0
+
+
 def test_unlike_channels_gain(tmp_path: Path) -> None:
     model = chain(tmp_path / "model.onnx", activation="Relu", group=1, spread=1.0)
     patient = Patient(model, images(), policy="tensorrt")

@@ -60,8 +60,7 @@ def test_what_gains_too_little_is_refused_with_its_figure(tmp_path: Path) -> Non
     assert all("would gain" in refusal.reason for refusal in result.refusals)
 
 
-def test_no_time_leaves_every_layer_as_it_is(tmp_path: Path) -> None:
+def test_layers_beyond_the_trials_are_refused(tmp_path: Path) -> None:
     patient = Patient(mlp_block(tmp_path / "model.onnx"), sequences())
-    (result,) = patient.treat(FloatSensitive(work=0.5, seconds=-1.0))
-    assert result.changed == 0
-    assert "not tried" in str(result.refusals[0])
+    (result,) = patient.treat(FloatSensitive(work=0.5, trials=1, least_gain=100.0))
+    assert [refusal.reason for refusal in result.refusals].count("not tried: 1 before it were") == 3
