@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,9 @@ TOLERANCE: Final = 1e-4
 
 EXTERNAL_BYTES: Final = 1 << 30
 """Weights beyond this go into a file of their own; protobuf ends at 2 GiB."""
+
+FIRST: Final = 160
+"""Characters of what torch says about a node that an error repeats."""
 
 FILE: Final = "model/model.onnx"
 _KEPT_METADATA: Final = frozenset({"pkg.torch.onnx.name_scopes"})
@@ -60,7 +64,7 @@ def export_module(
 
     chosen = opset or OPSET
     tensors = {spec.name: torch.from_numpy(example[spec.name].copy()) for spec in inputs}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_gradients(module):
         # The exporter warns about its own internals, and about dimensions that share a name, as ours are meant to.
         warnings.simplefilter("ignore")
         try:
@@ -164,7 +168,7 @@ def _dynamic_shapes(inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) 
 
 
 def _explain(error: Exception) -> str:
-    text = str(error.__cause__ or error)
+    text, root = str(error.__cause__ or error), str(_root(error))
     names = re.search(r"specialized it to be a constant \((\d+)\)|marked .*? as dynamic but", text)
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     if names or "Constraints violated" in text:
@@ -173,10 +177,34 @@ def _explain(error: Exception) -> str:
             f"export: a declared dynamic dimension is baked into the model: {detail} "
             "Make it fixed in the recipe, or take the shape-dependent Python code out of `forward`."
         )
+    if root != text:
+        first = f"{first[:FIRST]} ({root.strip().splitlines()[0] if root.strip() else 'no reason given'})."
     return (
         f"export: torch.onnx cannot export this model: {first} Data-dependent control flow and unsupported operators "
         "are the usual causes: rewrite that part of `forward`, or export to ONNX yourself and use `source: {onnx: …}`."
     )
+
+
+@contextlib.contextmanager
+def _without_gradients(module: torch.nn.Module) -> Generator[None]:
+    """Where gradients are wanted, attention is traced in a form that fails on transposed heads (T5, BEiT, MaxViT)."""
+    import torch
+
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.requires_grad_(requires_grad=False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(requires_grad=True)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an exporter stumbled over, below what it says about itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _clean(model: Any) -> None:

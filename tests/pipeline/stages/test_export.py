@@ -120,6 +120,40 @@ def test_what_cannot_be_exported_says_why_and_what_helps(tmp_path: Path) -> None
         _export(tmp_path / "export", module, reference, (X,))
 
 
+class Heads(nn.Module):
+    """Attention over heads that are views of one projection, as T5 and BEiT have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 8)
+        self.bias = nn.Parameter(torch.zeros(1, 2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.project(x).view(x.shape[0], -1, 2, 4).transpose(1, 2)
+        mask = self.bias.expand(-1, -1, x.shape[1], x.shape[1])
+        mixed = nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)
+        return mixed.transpose(1, 2).reshape(x.shape[0], -1, 8)
+
+
+def test_attention_over_transposed_heads_is_exported(tmp_path: Path) -> None:
+    module = Heads()
+    reference = _reference(tmp_path / "reference", module, (X,), ["y"])
+    _export(tmp_path / "export", module, reference, (X,))
+    check_export(tmp_path / "export", reference, inputs=(X,), valid={}, open_model=open_model)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_the_root_of_a_failed_translation_is_named(tmp_path: Path) -> None:
+    class Deep(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            five = x[:, None, None]
+            return nn.functional.scaled_dot_product_attention(five, five, five)
+
+    reference = _reference(tmp_path / "reference", Deep(), (X,), ["y"])
+    with pytest.raises(StageError, match=r"translating node .* \(only 4D query, key, and value are supported\)"):
+        _export(tmp_path / "export", Deep(), reference, (X,))
+
+
 def test_large_weights_go_into_a_file_that_all_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from enginery.pipeline.stages import export
 
