@@ -16,7 +16,7 @@ from enginery.pipeline.cli.options import DEBUG
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_graphsurgeon", "safetensors", "scipy", "sklearn"), "cpu"),
-    **dict.fromkeys(("PIL", "jinja2", "google", "onnxruntime"), "cpu"),
+    **dict.fromkeys(("PIL", "jinja2", "markupsafe", "google", "onnxruntime"), "cpu"),
     **dict.fromkeys(("transformers", "timm", "tokenizers"), "hf"),
 }
 """The extra that brings a package, for commands that need more than running a bundle does."""

@@ -158,6 +158,9 @@ class Report(Record):
     kernels: dict[str, Any] = Field(default_factory=dict)
     """The engine's own account of its kernels (`Artifact.facts["kernels"]`): counts and heavy nodes by kind."""
 
+    coverage: float | None = None
+    """The share of the multiply-accumulates that quantization placed in integers, over the calibration data."""
+
     depth: tuple[Depth, ...] = ()
     passes: tuple[PassEffect, ...] = ()
     stages: tuple[StageTime, ...] = ()

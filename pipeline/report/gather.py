@@ -14,6 +14,7 @@ from enginery.pipeline.recipe import Precision
 from enginery.pipeline.report import (
     Candidate,
     CaseErrors,
+    Depth,
     Errors,
     Latency,
     MetricFigures,
@@ -40,6 +41,7 @@ def make_report(
     """Everything that the stages, the gates and the store know about this build."""
     results = list(line.results.values())
     measured = question.measured
+    quantized = _quantized(line, target, precision)
     return Report(
         name=line.recipe.name,
         description=line.recipe.description,
@@ -62,6 +64,8 @@ def make_report(
         candidates=candidates,
         sizes=_sizes(line, target, precision),
         kernels=_facts(line, target, precision).get("kernels") or {},
+        coverage=quantized.get("coverage"),
+        depth=tuple(Depth(node=point["node"], snr=point["snr_db"]) for point in quantized.get("depth", ())),
         passes=tuple(_passes(line, target, precision)),
         stages=tuple(
             StageTime(
@@ -78,6 +82,12 @@ def make_report(
         tools=_tools(results),
         session=dict(measured.session),
     )
+
+
+def _quantized(line: Line, target: str, precision: Precision) -> Mapping[str, Any]:
+    """What the quantize stage says it did; nothing for float engines."""
+    graph = line.graph(target, precision)
+    return graph.json("quantize.json")["details"] if "quantize.json" in graph.files else {}
 
 
 def _errors(outputs: Sequence[OutputFigures]) -> tuple[Errors, ...]:

@@ -79,10 +79,14 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         )
     heavy = report.kernels.get("heavy", {})
     if heavy.get("integer"):
-        tiles.append(
-            (f"{heavy['integer']} of {sum(heavy.values())}", "heavy nodes in integers", "matrix products, convolutions")
-        )
+        tiles.append((f"{heavy['integer']} of {sum(heavy.values())}", "heavy nodes in integers", _covered(report)))
     return tiles
+
+
+def _covered(report: Report) -> str:
+    if report.coverage is None:
+        return "matrix products, convolutions"
+    return f"{report.coverage:.0%} of the multiply-accumulates"
 
 
 def worst_error(report: Report) -> tuple[str, str, str] | None:
@@ -137,9 +141,10 @@ def _gate_bound(gates: Sequence[GateVerdict], name: str) -> float | None:
 def _latency_chart(report: Report) -> Markup | None:
     rows = [
         Bar(
-            f"{item.subject}, {item.case}",
+            # Without the sizes in brackets, which the table of errors gives: they leave no room for the name.
+            f"{item.subject}, {item.case.partition(' (')[0]}",
             item.median_ms,
-            f"{item.median_ms:.3g} ms",
+            f"{item.median_ms:,.0f} ms" if item.median_ms >= 1000 else f"{item.median_ms:.3g} ms",
             _SUBJECTS.get(item.subject, "muted"),
             item.low_ms,
             item.high_ms,

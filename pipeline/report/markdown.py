@@ -147,6 +147,8 @@ def _kernels(report: Report) -> str:
     heavy, counts = report.kernels.get("heavy", {}), report.kernels.get("counts", {})
     rows = [(kind, str(count), str(heavy.get(kind, ""))) for kind, count in counts.items() if count]
     text = _section("Kernels", ("kind", "nodes", "of these heavy (matrix products, convolutions)"), rows)
+    if report.coverage is not None:
+        text += f"\n\nQuantization placed {report.coverage:.0%} of the multiply-accumulates in integers."
     left = [
         f"- `{node['node']}` ({node['op']})"
         for node in report.kernels.get("nodes", ())

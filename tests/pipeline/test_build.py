@@ -31,6 +31,7 @@ from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.bundle.session import open_session
 from enginery.pipeline.files import files_below
 from enginery.pipeline.npz import read_npz
+from enginery.pipeline.report import read_report
 
 INT8 = {"precision": "int8"}
 
@@ -58,6 +59,8 @@ def test_a_bundle_is_delivered_verified_and_runs(recipe: Path, tmp_path: Path, p
     names = {path.relative_to(result.bundle).as_posix() for path in files_below(result.bundle)}
     assert {"engine/model.onnx", "manifest.json", "report.json", "report.md", "measurements.json"} <= names
     verify_bundle(result.bundle)
+    report = read_report(result.bundle)
+    assert [bool(report.depth), report.coverage == 1.0] == [precision == "int8"] * 2
     x = data(5, 3, weights())["x"]
     with open_session(result.bundle) as session:
         y = session.run({"x": x})["y"]

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,12 +11,15 @@ from threading import Thread
 from xml.etree import ElementTree as ET
 
 import pytest
+from click.testing import CliRunner
 from reports import make_report
 
 from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
+from enginery.pipeline.cli.main import cli
 from enginery.pipeline.report import PassEffect, Report, read_report, write_report
 from enginery.pipeline.report.compare import compare_reports, render_comparison_html
 from enginery.pipeline.report.html import bytes_text, render_html
+from enginery.pipeline.report.markdown import render_markdown
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<script>alert(1)</script>\" onload='x' & ]]>"
@@ -139,6 +143,19 @@ def test_headings_of_tables_are_repeated_on_every_printed_page():
     assert text.count("<thead>") == text.count("<table>") >= 3
 
 
+def test_the_share_of_the_work_in_integers_is_shown():
+    report = make_report(coverage=0.889)
+    assert "89% of the multiply-accumulates" in Page(render_html(report)).text
+    assert "89% of the multiply-accumulates" in render_markdown(report)
+
+
+def test_a_latency_of_seconds_is_written_out():
+    slow = make_report().latencies[0].model_copy(update={"median_ms": 1834.2, "case": "opt (batch=8, seq=128)"})
+    text = Page(render_html(make_report(latencies=(slow,)))).text
+    assert "1,834 ms" in text
+    assert "engine, opt" in text
+
+
 def test_a_float_report_shows_the_bound():
     gates = (GateVerdict(gate="accuracy-float", verdict=Verdict.PASSED, words="", figure=1e-6, bound=1e-4),)
     assert "allowed 0.0001" in Page(render_html(make_report(precision="fp32", gates=gates))).text
@@ -205,3 +222,19 @@ def test_a_real_browser_has_nothing_to_say_and_asks_for_nothing_more(served, kin
     assert "CONSOLE" not in done.stderr
     assert (folder / "shot.png").stat().st_size > 10_000
     assert asked == ["/page.html"]
+
+
+@pytest.mark.parametrize("absent", ["jinja2", "markupsafe"])
+def test_a_page_without_its_packages_names_what_to_install(pristine_report, tmp_path, monkeypatch, absent):
+    monkeypatch.setitem(sys.modules, absent, None)
+    result = CliRunner().invoke(cli, ["report", str(pristine_report), "--output", str(tmp_path / "page.html")])
+    assert result.exit_code == 2
+    assert "enginery[" in result.stderr
+    assert CliRunner().invoke(cli, ["report", str(pristine_report)]).exit_code == 0
+
+
+@pytest.fixture
+def pristine_report(tmp_path):
+    (tmp_path / "refused").mkdir()
+    write_report(make_report(), tmp_path / "refused")
+    return tmp_path / "refused"
