@@ -59,9 +59,16 @@ class Ask:
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], object]], *, rounds: int = 30, warmup: int = 3
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 30,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time the candidates in turn, starting each round with another one.
+
+    With `clock=time.process_time` and one thread the result is processor time, which hardly depends on who else is
+    using the machine; with several threads it would count those that only wait.
 
     Before each timed call the same candidate runs once untimed: the idle threads of a runtime spin for a while after
     its call, and would take the cores from whoever is timed next.
@@ -75,9 +82,9 @@ def interleaved(
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             candidates[name]()
-            begin = time.perf_counter()
+            begin = clock()
             candidates[name]()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 

@@ -51,21 +51,21 @@ class Row:
         return (self.model, self.shape, self.candidate, ratio, *cosines, self.verdict, f"{self.megabytes:.0f}", *build)
 
 
-def publish(rows: Sequence[Row], asks: Sequence[measure.Ask]) -> None:
+def publish(rows: Sequence[Row], asks: Sequence[measure.Ask], how: str) -> None:
     """Replace the section between the markers, and the plot."""
     page = DOCS / "benchmarks.md"
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     (DOCS / "images" / "peers.svg").write_text(svg(rows), encoding="utf-8")
-    page.write_text(f"{before}{BEGIN}\n\n{section(rows, asks)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{section(rows, asks, how)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
-def section(rows: Sequence[Row], asks: Sequence[measure.Ask]) -> str:
+def section(rows: Sequence[Row], asks: Sequence[measure.Ask], how: str) -> str:
     printed = io.StringIO()
     with redirect_stdout(printed):
         today = dt.datetime.now(tz=dt.UTC).date()
         loads = [row.load for row in rows]
-        print(f"{today}; load before each shape {min(loads):.1f} to {max(loads):.1f}")
+        print(f"{today}; {how}; load before each shape {min(loads):.1f} to {max(loads):.1f}")
         measure.print_machine("onnxruntime", "openvino", "torch")
         print("![Every candidate at every shape](images/peers.svg)\n")
         measure.print_table(Row.HEADERS, [row.cells() for row in rows])
