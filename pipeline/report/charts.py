@@ -39,8 +39,12 @@ class Bar:
 
 
 def bars(title: str, rows: Sequence[Bar]) -> Markup:
-    """Horizontal bars from zero on one linear scale, each with its value and, where given, its spread."""
-    top = max((row.high if row.high is not None else row.value for row in rows), default=0.0) or 1.0
+    """Horizontal bars from zero on one linear scale, each with its value and, where given, its spread.
+
+    A spread beyond twice the largest value is cut off there: it would leave nothing to see of the values.
+    """
+    largest = max((row.value for row in rows), default=0.0)
+    top = min(2 * largest, max((row.high or row.value for row in rows), default=0.0)) or 1.0
     parts: list[str] = []
     for index, row in enumerate(rows):
         y = index * ROW

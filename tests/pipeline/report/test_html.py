@@ -16,7 +16,8 @@ from reports import make_report
 
 from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.cli.main import cli
-from enginery.pipeline.report import PassEffect, Report, read_report, write_report
+from enginery.pipeline.report import PassEffect, Report, charts, read_report, write_report
+from enginery.pipeline.report.charts import Bar
 from enginery.pipeline.report.compare import compare_reports, render_comparison_html
 from enginery.pipeline.report.html import bytes_text, render_html
 from enginery.pipeline.report.markdown import render_markdown
@@ -238,3 +239,10 @@ def pristine_report(tmp_path):
     (tmp_path / "refused").mkdir()
     write_report(make_report(), tmp_path / "refused")
     return tmp_path / "refused"
+
+
+def test_a_spread_far_beyond_the_values_does_not_hide_them():
+    text = charts.bars("t", [Bar("a", 1.0, "1 ms", low=0.9, high=300.0), Bar("b", 2.0, "2 ms", low=1.9, high=2.1)])
+    widths = [float(width) for width in re.findall(r'<rect [^>]*width="([0-9.]+)"', text)]
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)
+    assert widths[0] > 90
