@@ -37,6 +37,7 @@ _PASSES = {
     "merge-reshapes": "clean.merge_reshapes:MergeReshapes",
     "merge-transposes": "clean.merge_transposes:MergeTransposes",
     "pack-attention": "lower.packed_attention:PackAttention",
+    "raise-opset": "clean.raise_opset:RaiseOpset",
     "remove-dead-code": "clean.remove_dead_code:RemoveDeadCode",
     "remove-identities": "clean.remove_identities:RemoveIdentities",
     "restore-weight-names": "clean.restore_weight_names:RestoreWeightNames",
