@@ -32,12 +32,11 @@ TARGET = "onnxruntime-cpu"
 VARIANTS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "defaults": lambda passes: passes,
     "no attention": lambda passes: without(passes, "fuse-attention"),
-    "with rms norm": lambda passes: before_attention(passes, "fuse-rms-norm"),
-    "with rotary": lambda passes: before_attention(passes, "fuse-rotary"),
-    "with grouped queries": lambda passes: after_attention(passes, "fuse-grouped-queries"),
-    "with all three": lambda passes: after_attention(
-        before_attention(passes, "fuse-rms-norm", "fuse-rotary"), "fuse-grouped-queries"
-    ),
+    "no rms norm": lambda passes: without(passes, "fuse-rms-norm"),
+    "no rotary": lambda passes: without(passes, "fuse-rotary"),
+    "no grouped queries": lambda passes: without(passes, "fuse-grouped-queries"),
+    "none of the three": lambda passes: without(passes, "fuse-rms-norm", "fuse-rotary", "fuse-grouped-queries"),
+    "rotary not packed": lambda passes: without(passes, "pack-rotary"),
     "with matmul-add": lambda passes: before_attention(passes, "fuse-matmul-add"),
     "with residual norms": lambda passes: written(passes, "lower-to-residual-norm"),
     "with embedding norms": lambda passes: written(passes, "lower-to-embedding-norm"),
@@ -87,11 +86,6 @@ def without(passes: list[Any], *names: str) -> list[Any]:
 def before_attention(passes: list[Any], *names: str) -> list[Any]:
     where = [each.name for each in passes].index("fuse-attention")
     return [*passes[:where], *(parse_pass(name, graph_passes()) for name in names), *passes[where:]]
-
-
-def after_attention(passes: list[Any], name: str) -> list[Any]:
-    where = [each.name for each in passes].index("fuse-attention") + 1
-    return [*passes[:where], parse_pass(name, graph_passes()), *passes[where:]]
 
 
 def written(passes: list[Any], name: str) -> list[Any]:

@@ -37,6 +37,7 @@ _PASSES = {
     "merge-reshapes": "clean.merge_reshapes:MergeReshapes",
     "merge-transposes": "clean.merge_transposes:MergeTransposes",
     "pack-attention": "lower.packed_attention:PackAttention",
+    "pack-rotary": "lower.packed_rotary:PackRotary",
     "raise-opset": "clean.raise_opset:RaiseOpset",
     "remove-dead-code": "clean.remove_dead_code:RemoveDeadCode",
     "remove-identities": "clean.remove_identities:RemoveIdentities",
@@ -86,10 +87,15 @@ _TIDY = (
 )
 
 _LOWER = {
-    # Measured on MiniLM (bench/fusions.py): the standard op with packed heads beats the contrib op on CPUs, and
-    # SkipLayerNormalization takes 6 times as long there as Add and LayerNormalization.
+    # Measured (bench/fusions.py): the standard op with packed heads beats the contrib op on MiniLM; RMSNorm, rotary
+    # embedding and grouped queries as one op each gain on a Llama, most of all together; SkipLayerNormalization loses
+    # against Add and LayerNormalization.
     "onnxruntime-cpu": (
+        "fuse-rms-norm",
+        "fuse-rotary",
+        "fuse-grouped-queries",
         "pack-attention",
+        "pack-rotary",
         "lower-to-residual-norm{write=false}",
         "lower-to-embedding-norm{write=false}",
     ),
