@@ -144,6 +144,9 @@ class Engine(ABC):
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Engine options that may be faster, depending on model and machine: worth a measurement, behind every gate."""
 
+    variants_quantized: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    """Further ones that exist for quantized graphs only."""
+
     at_run: ClassVar[frozenset[str]] = frozenset()
     """Options that may be given anew when a built engine is opened: how it runs, not what it computes."""
 

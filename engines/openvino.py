@@ -121,7 +121,8 @@ class OpenVinoCpu(Engine):
     target: ClassVar[str] = "openvino-cpu"
     policy: ClassVar[str] = "openvino"
     native: ClassVar[frozenset[str]] = frozenset({"bf16"})
-    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"inference_precision": "bf16"}, {"threads": 1})
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({"threads": 1},)
+    variants_quantized: ClassVar[tuple[Mapping[str, Any], ...]] = ({"inference_precision": "bf16"},)
 
     at_run: ClassVar[frozenset[str]] = frozenset({"threads"})
 

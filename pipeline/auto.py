@@ -25,7 +25,7 @@ from enginery.pipeline.build import BuildResult, build, choose_precision, choose
 from enginery.pipeline.choice.race import race
 from enginery.pipeline.events import Events
 from enginery.pipeline.gates import TIMED_GATES, judge, refusals
-from enginery.pipeline.line import BENCHMARK_SECONDS, Line
+from enginery.pipeline.line import BENCHMARK_SECONDS, FLOAT_MODES, Line
 from enginery.pipeline.recipe import Mode, Precision, Recipe
 from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.report import Candidate
@@ -247,7 +247,9 @@ def _tune(contest: _Contest, winner: _Trial) -> list[_Trial]:
     Returns the choice, then everything else that was tried.
     """
     given = contest.recipe.engine.get(winner.target, {})
-    variants = [v for v in get_engine(winner.target).variants if not set(v) & set(given)]
+    engine = get_engine(winner.target)
+    able = engine.variants if winner.mode in FLOAT_MODES else (*engine.variants_quantized, *engine.variants)
+    variants = [v for v in able if not set(v) & set(given)]
     tried = [_try(contest, replace(winner, options=variant, outcome="tried")) for variant in variants]
     out = [trial for trial in tried if trial.outcome != "tried"]
     own, *timed = _take_turns(contest, [winner, *(trial for trial in tried if trial.outcome == "tried")])

@@ -10,11 +10,15 @@ from tiny_recipes import Recorder, write_recipe
 
 from enginery.engines import targets
 from enginery.errors import GateRefusedError, UsageError
+from enginery.pipeline import auto
 from enginery.pipeline.auto import build_auto
 from enginery.pipeline.build import BuildResult
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.events import Events
+from enginery.pipeline.recipe import Mode
 from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.report import Candidate, read_report
+from enginery.pipeline.store import Store
 
 WRONG = {"name": "top1", "max_drop": 1.0, "expected": 0.5}
 """The model answers its own labels, so its accuracy is 1."""
@@ -64,6 +68,19 @@ def test_one_target_in_the_best_precision(tmp_path: Path) -> None:
     result = choose(write_recipe(tmp_path / "r"), tmp_path / "b", target="onnxruntime-cpu", precision="auto")
     assert result.bundle.name == "onnxruntime-cpu-auto"
     assert result.target == "onnxruntime-cpu"
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("int8", True), ("fp32", False)])
+def test_bfloat16_for_the_float_rest_is_tried_with_an_int8_engine_only(
+    tmp_path: Path, precision: str, expected: bool
+) -> None:
+    recipe = write_recipe(tmp_path / "r", targets=["openvino-cpu"])
+    loaded = load_recipe(str(recipe))
+    contest = auto._Contest(loaded, Store.beside(tmp_path / "b"), Events(), (), False, 0.0)
+    trial = auto._try(contest, auto._Trial("openvino-cpu", Mode(precision)))
+    tried = [item.options for item in auto._tune(contest, auto._rank(contest, [trial])[0])]
+    assert ({"inference_precision": "bf16"} in tried) == expected
+    assert {"threads": 1} in tried
 
 
 def test_the_session_options_that_were_tried_stand_in_the_table(chosen: BuildResult) -> None:
