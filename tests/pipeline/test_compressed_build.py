@@ -100,6 +100,23 @@ def test_prune_distil_and_int8_in_one_recipe(write: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_training_for_int8_gives_the_same_qdq_form_as_without(write: Any, tmp_path: Path) -> None:
+    """The same nodes with the same wiring, remedies apart, which measurements choose; the weights are other ones."""
+    forms: list[list[tuple[str, list[str], list[str]]]] = []
+    weights_of: list[bytes] = []
+    for index, option in enumerate(("none", "int8")):
+        recipe = write(
+            f"recover{{epochs=2,lr=0.01,keep=last,quantize={option}}}", precision={"mode": "int8", "passes": []}
+        )
+        model = onnx.load(run_build(recipe, tmp_path / str(index)).bundle / "engine" / "model.onnx")
+        forms.append([(node.op_type, list(node.input), list(node.output)) for node in model.graph.node])
+        weights_of.append(b"".join(t.raw_data for t in model.graph.initializer))
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {kind for kind, _, _ in forms[1]}
+    assert forms[0] == forms[1]
+    assert weights_of[0] != weights_of[1]
+
+
+@pytest.mark.slow
 def test_a_named_student_takes_the_originals_place(write: Any, tmp_path: Path) -> None:
     recipe = write("distil{student=net.py:student,epochs=3,alpha=0.1,lr=0.01}", extra=STUDENT)
     result = run_build(recipe, tmp_path / "build")
