@@ -81,12 +81,31 @@ def shapes_for(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, t
         for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
             dim.dim_value = size
     inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    known: dict[str, tuple[int, ...]] = {}
-    for value in _typed_values(inferred):
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-            known[value.name] = tuple(dim.dim_value for dim in dims)
-    return known
+    # What inference does not follow, such as a Reshape to a computed shape, the exporter may have recorded by names.
+    sizes = dict(_named_sizes(model, shapes))
+    recorded = {value.name: _shape(value, sizes) for value in _typed_values(model)}
+    found = recorded | {
+        value.name: shape for value in _typed_values(inferred) if (shape := _shape(value, {})) is not None
+    }
+    return {name: shape for name, shape in found.items() if shape is not None}
+
+
+def _named_sizes(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int]]:
+    for value in model.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                yield dim.dim_param, size
+
+
+def _shape(value: Any, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """The shape that a type says, its named dimensions by `sizes`; None where one of them is not known."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = [
+        dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param)
+        for dim in value.type.tensor_type.shape.dim
+    ]
+    return None if None in dims else tuple(size for size in dims if size is not None)
 
 
 def _without_weights(model: Any) -> Any:
@@ -117,9 +136,19 @@ def save_exposed(model: Any, source: Path, target: Path, tensors: Collection[str
     """
     import onnx
 
+    # Numbers stay those of the whole model, which a runtime fuses as one; shapes need but the nodes behind them.
+    nodes, read = _ancestors(model, tensors) if shapes else (model.graph.node, None)
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.output[:]
+    for field in model.DESCRIPTOR.fields:
+        if field.name != "graph" and (field.is_repeated or model.HasField(field.name)):
+            value = getattr(model, field.name)
+            getattr(copy, field.name).extend(value) if field.is_repeated else setattr(copy, field.name, value)
+    copy.graph.name = model.graph.name
+    copy.graph.node.extend(nodes)
+    copy.graph.input.extend(model.graph.input)
+    copy.graph.value_info.extend(model.graph.value_info)
+    weights = model.graph.initializer
+    copy.graph.initializer.extend(weights if read is None else (each for each in weights if each.name in read))
     for name in tensors:
         output = name
         if shapes:
@@ -127,13 +156,34 @@ def save_exposed(model: Any, source: Path, target: Path, tensors: Collection[str
             copy.graph.node.append(onnx.helper.make_node("Shape", [name], [output]))
         # No type: the runtime infers it, and an input that is also an output needs no second declaration.
         copy.graph.output.append(onnx.ValueInfoProto(name=output))
-    for tensor in model.graph.initializer:
+    for tensor in copy.graph.initializer:
         for location in (entry.value for entry in tensor.external_data if entry.key == "location"):
             beside = target.parent / location
             if not beside.exists():
                 beside.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source.parent / location, beside)
     target.write_bytes(copy.SerializeToString())
+
+
+def _ancestors(model: Any, tensors: Collection[str]) -> tuple[list[Any], set[str]]:
+    """The nodes on which `tensors` rest, in graph order, and every name that they read."""
+    read = set(tensors)
+    kept: list[Any] = []
+    for node in reversed(model.graph.node):
+        if not read.isdisjoint(node.output):
+            kept.append(node)
+            read.update(_reads(node))
+    return kept[::-1], read
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """What a node reads, its subgraphs included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from (output.name for output in inner.output)
+            for each in inner.node:
+                yield from _reads(each)
 
 
 def _typed_values(model: Any) -> Iterator[Any]:
