@@ -31,6 +31,9 @@ CANONICAL: Final = (
     "RotaryEmbedding", "Gelu", "FastGelu", "HardSwish", "MultiHeadAttention", "GroupQueryAttention",
     "SkipLayerNormalization", "QuickGelu", "Swish",
 )  # fmt: skip
+MOST: Final = 240
+"""Characters of a reason that the table shows."""
+
 HONEST: Final = ("right", "not exported", "export wrong")
 HEADERS: Final = ("model", "state", "shapes", "error", "nodes", "recognized", "why not, or what was not fused", "time")
 
@@ -46,7 +49,7 @@ def main() -> int:
     print_table(HEADERS, map(cells, rows))
     states = Counter(row["state"] for row in rows)
     print("\n" + ", ".join(f"{count} {state}" for state, count in states.most_common()))
-    print_sources(rows)
+    print_sources([row for row in rows if "nodes_after" in row])
     asks = [
         Ask("architectures examined", len(rows), min(60, len(names)), at_least=True),
         Ask("right, or refused before the passes", sum(map(honest, rows)), len(rows), at_least=True),
@@ -76,6 +79,7 @@ def cells(row: Row) -> list[object]:
     notes = [f"prepared: {row['prepared']}"] if row.get("prepared") else []
     notes += [row["reason"]] if row.get("reason") else []
     text = "; ".join(notes).replace("|", "/").replace("\n", " ")
+    text = f"{text[:MOST]}…" if len(text) > MOST else text
     ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if "ratio" in row else ""
     return [row["name"], row["state"], row.get("shapes", ""), row.get("error", ""), nodes, found, text, ratio]
 

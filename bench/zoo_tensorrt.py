@@ -5,7 +5,8 @@
 No GPU is needed. Each architecture of the zoo (random weights) runs in a process of its own with a time limit; results
 are kept, and the next call goes on. A row says whether a plan was built of the float graph; of our int8 graph, and how
 many of its heavy layers run in integers; of the file that `onnxruntime.quantization.quantize_static` writes with its
-defaults, as it is; and of the same file after `enginery lint --fix`. `wall` is our build's time over that of the parser
+defaults, as it is; and of the same file after `enginery lint --fix`. `fix error` is how far the two are apart where the
+data was calibrated, relative to the output's scale. `wall` is our build's time over that of the parser
 and builder called by hand, interleaved.
 """
 
@@ -26,7 +27,7 @@ from zoo_exports import EXPORTS, RANGES
 LIMIT: Final = 300
 TARGET: Final = "tensorrt-rtx"
 BUILT: Final = "built"
-COLUMNS: Final = ("name", "fp32", "int8", "integer", "ort int8", "ort fixed", "wall")
+COLUMNS: Final = ("name", "fp32", "int8", "integer", "ort int8", "ort fixed", "fix error", "wall")
 
 
 def main() -> int:
@@ -89,8 +90,7 @@ def examine(name: str, results: Path) -> Row:
         if state != BUILT:
             return {"fp32": state}
         integers, share = ours(graph, folder, feeds)
-        given, fixed = theirs(graph, folder, feeds)
-        return {"fp32": state, "int8": integers, "integer": share, "ort int8": given, "ort fixed": fixed}
+        return {"fp32": state, "int8": integers, "integer": share, **theirs(graph, folder, feeds)}
 
 
 def attempt(model: Path, *, lint: bool = True) -> tuple[str, dict[str, int]]:
@@ -149,10 +149,11 @@ def ours(graph: Path, folder: Path, feeds: list[dict[str, Any]]) -> tuple[str, s
     return state, f"{heavy.get('integer', 0)} of {sum(heavy.values())}"
 
 
-def theirs(graph: Path, folder: Path, feeds: list[dict[str, Any]]) -> tuple[str, str]:
-    """The file of quantize_static's defaults: as it is, and after the fix."""
+def theirs(graph: Path, folder: Path, feeds: list[dict[str, Any]]) -> Row:
+    """The file of quantize_static's defaults: as it is, and after the fix; how far the two are apart."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
+    from enginery.engines.onnxruntime import open_model
     from enginery.passes.graph.conformance import fix_model
 
     class Reader(CalibrationDataReader):
@@ -167,10 +168,14 @@ def theirs(graph: Path, folder: Path, feeds: list[dict[str, Any]]) -> tuple[str,
     try:
         quantize_static(str(graph), str(given), Reader())
     except Exception as error:  # noqa: BLE001 - whatever it raises is a row of the table
-        return f"not quantized: {type(error).__name__}: {first_line(error)}", ""
-    result = fix_model(given, fixed, TARGET)
+        return {"ort int8": f"not quantized: {type(error).__name__}: {first_line(error)}"}
+    result = fix_model(given, fixed, TARGET, open_model=open_model, feeds=feeds[:1])
     left = [str(finding) for finding in result.after if finding.severity == "error"]
-    return attempt(given, lint=False)[0], attempt(fixed)[0] if not left else f"not fixed: {left[0]}"
+    return {
+        "ort int8": attempt(given, lint=False)[0],
+        "ort fixed": attempt(fixed)[0] if not left else f"not fixed: {left[0]}",
+        "fix error": max(difference.relative for difference in result.differences),
+    }
 
 
 def timed(name: str, results: Path) -> Row:
