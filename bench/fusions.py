@@ -1,6 +1,6 @@
 """What each fusion and lowering is worth on a target, against ONNX Runtime's default session on the plain export.
 
-    python bench/fusions.py [--check] [--quick]
+    python bench/fusions.py [--cpu] [--check] [--quick]
 
 The defaults in `passes/graph/__init__.py` are chosen from these tables: a fusion whose gain is within the noise of its
 target is not applied there. Sessions run in turn in one process; figures are ratios of times, so less is better.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="*", default=["minilm", "vit_small", "llama"])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), help="measure these instead of all")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--cpu", action="store_true", help="CPU time of one thread: other work hardly moves it")
     given = parser.parse_args()
     print_machine("onnxruntime", "torch", "onnx")
     asks: list[Ask] = []
@@ -69,7 +71,12 @@ def main() -> int:
             shapes = [{"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}][: 1 if name == "vit_small" else 2]
             for sizes in shapes:
                 found = measured(
-                    example, Path(folder), sizes, given.variants, rounds=8 if given.quick else given.rounds
+                    example,
+                    Path(folder),
+                    sizes,
+                    given.variants,
+                    rounds=8 if given.quick else given.rounds,
+                    cpu=given.cpu,
                 )
                 where = f"{name} batch {sizes['batch']}" + ("" if name == "vit_small" else f" seq {sizes['seq']}")
                 rows += [[where, variant, *map(str, [value])] for variant, value in found.items()]
@@ -117,14 +124,15 @@ def recognized(name: str, example: Example, folder: Path) -> list[Ask]:
 
 
 def measured(
-    example: Example, folder: Path, sizes: dict[str, int], variants: list[str], *, rounds: int
+    example: Example, folder: Path, sizes: dict[str, int], variants: list[str], *, rounds: int, cpu: bool
 ) -> dict[str, Any]:
     """The ratio of every variant that differs from the defaults, and what two default sessions differ by (noise)."""
     source = folder / "plain.onnx"
     feeds = arrays(resized(example, sizes))
     proof = [arrays(resized(example, {"batch": 2, "seq": 5}))]
-    sessions: dict[str, Any] = {"plain": session(source, []), "noise": session(source, [])}
-    sessions["plain, no SkipLayerNorm"] = session(source, SLOW)
+    threads = 1 if cpu else 0
+    sessions: dict[str, Any] = {"plain": session(source, [], threads), "noise": session(source, [], threads)}
+    sessions["plain, no SkipLayerNorm"] = session(source, SLOW, threads)
     seen: set[bytes] = set()
     for variant, change in ((name, VARIANTS[name]) for name in variants):
         output = folder / variant / "model.onnx"
@@ -133,17 +141,18 @@ def measured(
         run_graph_passes(source, output, passes, open_model=open_model, feeds=proof, prove="end")
         if (content := output.read_bytes()) not in seen:  # a variant that changes nothing here is the one before
             seen.add(content)
-            sessions[variant] = session(output, SLOW)
+            sessions[variant] = session(output, SLOW, threads)
     calls = {name: (lambda run=run: run(feeds)) for name, run in sessions.items()}
-    timings = interleaved(calls, rounds=rounds)
+    timings = interleaved(calls, rounds=rounds, clock=time.process_time if cpu else time.perf_counter)
     return {name: ratio(timings[name], timings["plain"]) for name in timings if name != "plain"}
 
 
-def session(path: Path, disabled: list[str]) -> Callable[[dict[str, np.ndarray]], Any]:
+def session(path: Path, disabled: list[str], threads: int = 0) -> Callable[[dict[str, np.ndarray]], Any]:
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
+    settings.intra_op_num_threads = threads
     extra = {"disabled_optimizers": disabled} if disabled else {}
     opened = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"], **extra)
     return lambda feeds: opened.run(None, feeds)

@@ -71,7 +71,7 @@ def interleaved(
     using the machine; with several threads it would count those that only wait.
 
     Before each timed call the same candidate runs once untimed: the idle threads of a runtime spin for a while after
-    its call, and would take the cores from whoever is timed next.
+    its call, and would take the cores from whoever is timed next. `clock` may be the process's CPU time.
     """
     names = list(candidates)
     for name in names:
