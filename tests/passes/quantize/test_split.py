@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from quantizable import ModelBuilder, mlp_block, normal_batches, run_all, sequences, snr
+import rtx
+from quantizable import ModelBuilder, calibrate, mlp_block, normal_batches, run_all, sequences, snr
 from remedies import Patient
 
+from enginery.engines import get_engine
 from enginery.engines.onnxruntime import open_model
+from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
 from enginery.passes.quantize.split import SplitOutliers
 
 
@@ -102,3 +105,17 @@ def test_a_gemm_with_a_transposed_weight_is_split_too(tmp_path: Path) -> None:
     (result,) = patient.treat(SplitOutliers())
     assert result.details["tensors"]["hidden"]["channels"] == [5]
     np.testing.assert_allclose(patient.float_outputs(), run_all(patient.model, data), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_tensorrt_rtx_builds_the_float_side(tmp_path: Path) -> None:
+    if reason := get_engine("tensorrt-rtx").cannot_build():
+        pytest.skip(reason)
+    model = outlier_net(tmp_path / "model.onnx")
+    output = tmp_path / "int8.onnx"
+    options = QuantizeOptions(passes=("split-outliers",))
+    data, policy = sequences(), get_policy("tensorrt")
+    statistics = calibrate(model, data)
+    quantize_model(model, output, statistics, policy=policy, options=options, open_model=open_model, batches=data)
+    assert any(node.name.endswith("/Join") for node in onnx.load(output).graph.node)
+    assert isinstance(kernels := rtx.build(output, {"seq": rtx.DimRange(1, 8, 16)}), dict), kernels
