@@ -3,7 +3,8 @@
 1. Everything is quantized, with the remedies that measurement chooses. Where that passes, nothing is left to do.
 2. By each node's sensitivity, sets of nodes that stay in float are searched (`passes.quantize.mixed`); every set is
    built with the remedies of the first engine, run on the evaluation data, and judged by the recipe's own gates.
-3. The cheapest sets that pass, by their multiply-accumulates, run in turns with the float engine; the fastest is taken.
+3. The cheapest sets that pass, by their multiply-accumulates, run in turns with the float engine. The
+   first of them is taken, unless another is faster beyond the noise.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+import numpy as np
 
 from enginery.engines import get_engine
 from enginery.errors import GateRefusedError, UsageError
@@ -22,6 +25,7 @@ from enginery.pipeline.events import StageName
 from enginery.pipeline.gates import TIMED_GATES, Question, judge, refusals
 from enginery.pipeline.line import Line
 from enginery.pipeline.recipe import Metric, Mode, Precision
+from enginery.pipeline.stages.benchmark import speed_figures
 
 RACED: Final = 3
 """Sets that are timed: the cheapest by their multiply-accumulates."""
@@ -134,8 +138,7 @@ def search(line: Line, target: str, precision: Precision, percent: float) -> Fou
             f"{original:.5g}) on {target}. All in int8: {worst.refusal}. Allow more, or look at `enginery quantize "
             "--advise`."
         )
-    timed = _race(run, [trial.floating for trial in accepted[:RACED]])
-    chosen = min(timed, key=lambda each: each.ratio if each.ratio is not None else 0.0)
+    chosen, timed = _race(run, [trial.floating for trial in accepted[:RACED]])
     _demand_speed(line, chosen)
     return Found(
         target=target,
@@ -178,14 +181,23 @@ def _costs(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: count / max(sum(macs.values()), 1) for name, count in macs.items()}
 
 
-def _race(run: _Search, sets: list[tuple[str, ...]]) -> list[Tried]:
-    """Time the sets in turns with the float engine; where the target cannot run here, the cheapest stays first."""
+def _race(run: _Search, sets: list[tuple[str, ...]]) -> tuple[Tried, list[Tried]]:
+    """Time the sets in turns with the float engine, and take one.
+
+    It is the first, which has the fewest float multiply-accumulates, unless another is faster beyond the noise: unless
+    the whole confidence interval of the speed-up lies above 1. Where the target cannot run here it is the first.
+    """
     if get_engine(run.target).cannot_run() is not None:
-        return [run.tried[sets[0]]]
+        return run.tried[sets[0]], [run.tried[sets[0]]]
     candidates = [(run.line.another(), run.target, run.with_floats(floating)) for floating in sets]
     seconds = race([*candidates, (run.line.another(), run.target, Precision())], RACE_SECONDS)
     ratios = paired_ratios(seconds, len(sets))
-    return [replace(run.tried[floating], ratio=ratio) for floating, ratio in zip(sets, ratios, strict=False)]
+    timed = [replace(run.tried[floating], ratio=ratio) for floating, ratio in zip(sets, ratios, strict=False)]
+    generator = np.random.default_rng(run.line.recipe.seed)
+    faster = [
+        index for index in range(1, len(sets)) if speed_figures(seconds[:, 0] / seconds[:, index], generator)["low"] > 1
+    ]
+    return timed[min(faster, key=lambda index: ratios[index], default=0)], timed
 
 
 def _demand_speed(line: Line, chosen: Tried) -> None:
