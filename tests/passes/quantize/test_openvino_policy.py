@@ -82,7 +82,7 @@ def test_a_product_can_be_left_in_float_by_name(tmp_path: Path) -> None:
     output, result = quantize(attention_block(tmp_path / "model.onnx"), sequences(), keep_float=("node_mixed",))
     assert "node_scores" in result.details["integer"]
     assert {"value", "weights"}.isdisjoint(quantized_from(output))
-    assert [str(refusal) for refusal in result.refusals] == ["node_mixed: left in float by the recipe"]
+    assert [str(refusal) for refusal in result.refusals] == ["node_mixed: kept in float: an option names it"]
 
 
 def test_a_product_without_finite_statistics_stays_float_and_says_why(tmp_path: Path) -> None:
