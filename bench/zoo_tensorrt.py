@@ -48,7 +48,7 @@ def main() -> int:
     asks = [
         Ask("int8 plans of models whose float plan builds", built(floats, "int8"), len(floats), at_least=True),
         Ask("quantize_static's files after lint --fix", built(quantized, "ort fixed"), len(quantized), at_least=True),
-        Ask("largest wall over parser and builder by hand", slowest, 1.1),
+        *([Ask("largest wall over parser and builder by hand", slowest, 1.1)] if times else []),
     ]
     print(f"\n{len(floats)} of {len(rows)} float plans; quantize_static's own files: {built(quantized, 'ort int8')}")
     print_sources(rows)
