@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -44,7 +43,8 @@ class RoundWeights:
        do not cover everything.
     4. A layer with more than `rows` / `rows_per_input` inputs keeps nearest rounding: with fewer samples than that the
        descent fits the samples (on MiniLM's wide layers it lowered the worst cosine from 0.99 to 0.73).
-    5. After `seconds` the layers that are left keep nearest rounding, and are refused by name.
+    5. Once the layers have taken `operations` multiply-adds, those that are left keep nearest rounding, and are refused
+       by name: a bound in seconds would give a busy machine other weights.
     """
 
     name: ClassVar[str] = "round-weights"
@@ -55,11 +55,10 @@ class RoundWeights:
     ridge: float = 0.02
     rows: int = 2048
     rows_per_input: int = 8
-    seconds: float = 120.0
+    operations: float = 5e10
 
     def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
         """Edit the graph with Q/DQ pairs in place: its float weights are moved onto the grid."""
-        begin = time.monotonic()
         nodes = [node for node in graph.nodes if has_weight_pair(node) and is_plain(node)]
         model, exact = context.open_inside(graph, self.name), context.float_nodes()
         details: dict[str, Any] = {}
@@ -67,15 +66,24 @@ class RoundWeights:
         wide = [node for node in nodes if matrix_of(node).shape[1] > most]
         refusals = [Refusal(node.name, f"nearest rounding: more than {most} inputs") for node in wide]
         nodes = [node for node in nodes if not any(node is each for each in wide)]
+        taken = 0.0
         for chunk in _chunks(nodes, self.rows):
-            if time.monotonic() - begin > self.seconds:
-                refusals += [Refusal(node.name, f"nearest rounding: {self.seconds:g} s were over") for node in chunk]
+            taken += sum(self._operations(node) for node in chunk)
+            if taken > self.operations:
+                refusals += [
+                    Refusal(node.name, f"nearest rounding: {self.operations:g} operations were over") for node in chunk
+                ]
                 continue
             sampled = sample_rows(model, chunk, context.fitting(), rows=self.rows, seed=context.seed)
             for node in chunk:
                 rows = sampled[node.outputs[0].name].astype(np.float64)
                 details[node.name] = self._round(node, exact[node.name], rows)
         return PassResult(len(details), tuple(refusals), {"layers": details})
+
+    def _operations(self, node: gs.Node) -> float:
+        """Multiply-adds of one layer: the Gram matrix of its inputs, and the descent."""
+        groups, inputs, outputs = matrix_of(node).shape
+        return groups * inputs * inputs * (self.rows + self.sweeps * outputs)
 
     def _round(self, node: gs.Node, original: gs.Node, rows: Floats) -> dict[str, float]:
         """Round one layer and return its mean squared output error before and after."""

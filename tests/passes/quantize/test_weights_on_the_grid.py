@@ -62,11 +62,11 @@ def test_adaptive_rounding_lowers_the_error_of_every_layer(tmp_path: Path, build
     assert snr(patient.reference(), patient.outputs()) > plain
 
 
-def test_layers_left_when_time_is_over_are_refused_by_name(tmp_path: Path) -> None:
+def test_layers_left_when_the_operations_are_over_are_refused_by_name(tmp_path: Path) -> None:
     patient = Patient(conv_net(tmp_path / "model.onnx"), images())
-    (result,) = patient.treat(RoundWeights(seconds=0.0))
+    (result,) = patient.treat(RoundWeights(operations=0.0))
     assert result.changed == 0
-    assert "nearest rounding: 0 s were over" in str(result.refusals[0])
+    assert "nearest rounding: 0 operations were over" in str(result.refusals[0])
 
 
 @settings(max_examples=25, deadline=None)
