@@ -108,7 +108,7 @@ def _advise(
             module,
             context,
             budget,
-            trials=stack.enter_context(engine_trials(line, module)) if timed else None,
+            trials=stack.enter_context(engine_trials(line, module, line.example())) if timed else None,
             progress=lambda done, all_: terminal.progress(stage, done, all_, "trials"),
         )
     if html is not None:

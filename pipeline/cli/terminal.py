@@ -93,8 +93,8 @@ class Terminal(Events):
             from rich.progress import TimeElapsedColumn as Elapsed
             from rich.progress import TimeRemainingColumn as Remaining
 
-            text = TextColumn("{task.description}")
-            columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+            words = TextColumn("{task.description}")
+            columns = (SpinnerColumn(), words, BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._progress.start()
         self._hide()

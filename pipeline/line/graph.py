@@ -237,9 +237,10 @@ class GraphStages(OriginalStages):
             ("measured", "measured on its own graph"),
             ("lacking", "known from nowhere, left in float"),
         ):
-            if entries := record[found]:
+            entries: list[dict[str, Any]] = record[found]
+            if entries:
                 self.events.note(
-                    f"{target}: {len(entries)} ranges {words[found]}, beside {record['taken']} of the one calibration; "
+                    f"{target}: {len(entries)} ranges {words}, beside {record['taken']} of the one calibration; "
                     f"first: {entries[0]['node']}: {entries[0]['reason']}"
                 )
 

@@ -130,9 +130,9 @@ class OriginalStages(DataAccess):
         from enginery.pipeline.stages.compress import compress
 
         original = self.original.fresh()
-        if original is None or not self.benchmark_seconds or cannot_time(self):
+        if original is None or not self.benchmark_seconds or cannot_time(self.recipe.targets[0]):
             return compress(self.compression, self.module_passes)
-        with engine_trials(self, original) as trials:
+        with engine_trials(self, original, self.example()) as trials:
             return compress(self.compression, self.module_passes, trials.latency)
 
     @property

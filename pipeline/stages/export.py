@@ -197,7 +197,7 @@ def _without_gradients(module: torch.nn.Module) -> Generator[None]:
             yield
     finally:
         for parameter in wanted:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
 
 
 def _root(error: BaseException) -> BaseException:

@@ -143,7 +143,9 @@ def _both(node: gs.Node, edits: Edits) -> list[gs.Tensor] | None:
         return known if one is not None and other is not None and one[1] == other[1] else None
     if len(known) != 1 or node.op != "Add":
         return None
-    heads = (dims_of(known[0]) or ())[1]
+    dims = dims_of(known[0])
+    assert dims is not None, "an unfolded tensor has known heads"
+    heads = dims[1]
     return [
         _unfold(tensor, heads, node, edits) if each is None else each
         for each, tensor in zip(found, node.inputs, strict=True)

@@ -58,7 +58,8 @@ class _EmbeddingNorm(Rule):
         index = edits.variable(f"{match.output.name}_mask_index")
         index.dtype = np.dtype(np.int32)
         attrs = {"epsilon": match.named["norm"].attrs.get("epsilon", 1e-5)}
-        op, outputs = "EmbedLayerNormalization", [made, index]
+        outputs: list[gs.Tensor] = [made, index]
+        op = "EmbedLayerNormalization"
         edits.node(op, inputs, at=match.root, takes_name=True, attrs=attrs, domain="com.microsoft", outputs=outputs)
         return made
 
