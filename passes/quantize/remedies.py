@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enginery.passes.base import PassResult
+from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.bias import CorrectBias, corrected_snr
 from enginery.passes.quantize.clip import ClipWeights
 from enginery.passes.quantize.context import QuantizeContext, Remedy
@@ -46,6 +46,9 @@ def remedies() -> Mapping[str, type[Remedy]]:
 
 DEFAULT = tuple(remedy.name for remedy in _ALL)
 """What `default` tries, in this order."""
+
+ENOUGH = 25.0
+"""dB of output SNR from which on `default` keeps no layer in float: it would cost latency and gain little."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,11 @@ class _Trials:
         from enginery.passes.graph.ir import load_graph
 
         context, before = self._context, remedy.when == "before"
+        if isinstance(remedy, FloatSensitive | FloatEnds) and self._score >= ENOUGH:
+            reason = f"the outputs are at {self._score:.1f} dB; layers are kept in float below {ENOUGH:g} dB"
+            result = PassResult(refusals=(Refusal("graph", reason),))
+            self._steps.append(Step(format_pass(remedy), kept=False, before=self._score, after=None, result=result))
+            return
         if self._correcting and isinstance(remedy, RoundWeights | CorrectBias):
             self._correcting = False
             self._score = self._measure(self._placed)

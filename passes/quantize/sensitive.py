@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 class FloatSensitive:
     """Keeps in float the layers that do least of the work and whose rounding costs most.
 
-    1. Where the outputs are at `below` dB or better without it, nothing is tried: a float layer costs latency.
-    2. Layers that do `work` or less of the multiply-accumulates are left out of the quantization one at a time, on the
+    1. Layers that do `work` or less of the multiply-accumulates are left out of the quantization one at a time, on the
        first `batches` batches that remedies fit on; what that gains at the outputs, all biases corrected, counts.
-    3. Those that gain `least_gain` dB or more stay float, the most sensitive first, until together they would do more
+    2. Those that gain `least_gain` dB or more stay float, the most sensitive first, until together they would do more
        than `work` of the multiply-accumulates.
-    4. Only the first `trials` of such layers are tried: noise made early passes through most layers. The others are
+    3. Only the first `trials` of such layers are tried: noise made early passes through most layers. The others are
        refused by name.
 
     `search_mixed_precision` has no such bound on the work, but wants to know what is good enough.
@@ -39,7 +38,6 @@ class FloatSensitive:
     when: ClassVar[Literal["before", "after"]] = "before"
     worth: ClassVar[float] = 0.5
 
-    below: float = 25.0
     work: float = 0.08
     least_gain: float = 0.3
     batches: int = 2
@@ -53,10 +51,7 @@ class FloatSensitive:
         small = [name for name, work in works.items() if 0 < work <= bound]
         if not small or len(nodes) < 2:
             return PassResult(refusals=(Refusal("graph", f"no layer does {self.work:.1%} of the work or less"),))
-        context_of_trials, reference, plain = self._plain(context.write(graph, self.name), context)
-        if plain >= self.below:
-            return PassResult(refusals=(Refusal("graph", f"the outputs are at {plain:.1f} dB without it"),))
-        gains, refusals = self._gains(small, context_of_trials, reference, plain)
+        gains, refusals = self._gains(context.write(graph, self.name), small, context)
         refusals += [
             Refusal(name, f"would gain {gain:.2f} dB") for name, gain in gains.items() if gain < self.least_gain
         ]
@@ -70,25 +65,21 @@ class FloatSensitive:
         details = {"float": {name: round(gains[name], 2) for name in chosen}}
         return PassResult(len(chosen), tuple(refusals), details)
 
-    def _plain(self, model: Path, context: QuantizeContext) -> tuple[QuantizeContext, Reference, float]:
-        """The batches to try on, the float model's answers to them, and the outputs' SNR in dB with all in integers."""
-        context = replace(context, float_model=model, most_batches=self.batches)
-        reference = Reference.record(model, context, context.fitting())
-        return context, reference, _score((), context, reference)
-
     def _gains(
-        self, names: Sequence[str], context: QuantizeContext, reference: Reference, plain: float
+        self, model: Path, names: Sequence[str], context: QuantizeContext
     ) -> tuple[dict[str, float], list[Refusal]]:
         """What leaving each node in float gains at the outputs, in dB, and the nodes that were not tried."""
-        gains = {name: _score((name,), context, reference) - plain for name in names[: self.trials]}
+        context = replace(context, float_model=model, most_batches=self.batches)
+        reference = Reference.record(model, context, context.fitting())
+        plain = _score(model, (), context, reference)
+        gains = {name: _score(model, (name,), context, reference) - plain for name in names[: self.trials]}
         return gains, [Refusal(name, f"not tried: {self.trials} before it were") for name in names[self.trials :]]
 
 
-def _score(floating: Sequence[str], context: QuantizeContext, reference: Reference) -> float:
+def _score(model: Path, floating: Sequence[str], context: QuantizeContext, reference: Reference) -> float:
     from enginery.passes.graph.ir import load_graph
 
-    assert context.float_model is not None
-    graph = load_graph(context.float_model)
+    graph = load_graph(model)
     options = context.options.keeping_float(*map(re.escape, floating))
     plan = make_plan(graph, context.policy, options, context.tensors)
     place(graph, plan, context.policy, context.observer, context.tensors)

@@ -10,7 +10,7 @@ from quantizable import calibrate, conv_net, images, mlp_block, run_all, sequenc
 from enginery.engines.onnxruntime import open_model
 from enginery.errors import UsageError
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
-from enginery.passes.quantize.remedies import DEFAULT, remedies
+from enginery.passes.quantize.remedies import DEFAULT, ENOUGH, remedies
 
 
 def quantize(model: Path, batches, passes, name: str):
@@ -37,6 +37,14 @@ def test_default_keeps_what_helps_and_says_what_it_measured(tmp_path: Path, buil
     assert kept
     assert all(step["after_db"] >= step["before_db"] + remedies()[step["remedy"]].worth for step in kept)
     assert [step["remedy"] for step in result.details["remedies"]] == list(DEFAULT)
+
+
+def test_by_default_no_layer_stays_in_float_where_the_outputs_are_good(tmp_path: Path) -> None:
+    result, _ = quantize(mlp_block(tmp_path / "model.onnx"), sequences(), "default", "chosen")
+    floats = [step for step in result.details["remedies"] if step["remedy"].startswith("float-")]
+    good = [step for step in floats if step["before_db"] >= ENOUGH]
+    assert good
+    assert all("layers are kept in float below" in step["refusals"][0] and not step["kept"] for step in good)
 
 
 def test_named_remedies_are_applied_without_question(tmp_path: Path) -> None:
