@@ -10,7 +10,7 @@ from quantizable import ModelBuilder, mlp_block, sequences, snr
 from remedies import Patient
 
 from enginery.errors import DataError, UsageError
-from enginery.passes.quantize.smooth import Smooth
+from enginery.passes.quantize.remedies.smooth import Smooth
 
 
 @pytest.fixture

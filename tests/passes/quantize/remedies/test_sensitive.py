@@ -9,7 +9,7 @@ import pytest
 from quantizable import ModelBuilder, mlp_block, normal_batches, sequences, snr
 from remedies import Patient
 
-from enginery.passes.quantize.sensitive import FloatSensitive
+from enginery.passes.quantize.remedies.sensitive import FloatSensitive
 
 
 def fragile(path: Path) -> Path:

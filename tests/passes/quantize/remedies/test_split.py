@@ -14,7 +14,7 @@ from remedies import Patient
 from enginery.engines import get_engine
 from enginery.engines.onnxruntime import open_model
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
-from enginery.passes.quantize.split import SplitOutliers
+from enginery.passes.quantize.remedies.split import SplitOutliers
 
 
 def outlier_net(path: Path, *, bias: bool = True, output: bool = False) -> Path:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from enginery.passes.base import PassResult, Refusal
-from enginery.passes.quantize.bias import corrected_snr
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.explain import work_of
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import make_plan, names_of
+from enginery.passes.quantize.remedies.bias import corrected_snr
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

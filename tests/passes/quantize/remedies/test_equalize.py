@@ -9,7 +9,7 @@ import pytest
 from quantizable import ModelBuilder, images, snr
 from remedies import Patient
 
-from enginery.passes.quantize.equalize import Equalize
+from enginery.passes.quantize.remedies.equalize import Equalize
 
 
 def chain(path: Path, *, spread: float = 2.0, low: float = 0.0, activation: str = "Clip", group: int = 16) -> Path:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from enginery.passes.quantize.rounding import descend
+from enginery.passes.quantize.remedies.rounding import descend
 
 RNG = np.random.default_rng(0)
 

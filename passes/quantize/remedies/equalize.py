@@ -13,7 +13,7 @@ from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.layers import is_plain, sample_rows
 from enginery.passes.quantize.plan import make_plan
-from enginery.passes.quantize.scaling import Scaled, search
+from enginery.passes.quantize.remedies.scaling import Scaled, search
 from enginery.passes.quantize.weights import groups, replace_constant, values, weight_of
 
 if TYPE_CHECKING:

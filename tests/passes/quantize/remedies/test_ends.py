@@ -9,8 +9,8 @@ from quantizable import conv_net, images, mlp_block, sequences, snr
 from remedies import Patient
 
 from enginery.errors import UsageError
-from enginery.passes.quantize.ends import FloatEnds
 from enginery.passes.quantize.plan import make_plan, names_of
+from enginery.passes.quantize.remedies.ends import FloatEnds
 
 
 def integer_nodes(patient: Patient) -> list[str]:

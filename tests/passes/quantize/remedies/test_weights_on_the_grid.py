@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from quantizable import ModelBuilder, conv_net, images, mlp_block, sequences, snr
 from remedies import Patient
 
-from enginery.passes.quantize.bias import CorrectBias
-from enginery.passes.quantize.rounding import RoundWeights, descend
+from enginery.passes.quantize.remedies.bias import CorrectBias
+from enginery.passes.quantize.remedies.rounding import RoundWeights, descend
 
 
 def cancelling(path: Path) -> Path:

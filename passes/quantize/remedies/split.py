@@ -12,7 +12,7 @@ from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.layers import linear_users, sample_rows
 from enginery.passes.quantize.plan import make_plan
-from enginery.passes.quantize.scaling import Scaled, plain_snr, search
+from enginery.passes.quantize.remedies.scaling import Scaled, plain_snr, search
 from enginery.passes.quantize.weights import input_axis, output_axis, replace_constant, values, weight_of
 
 if TYPE_CHECKING:

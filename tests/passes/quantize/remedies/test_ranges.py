@@ -10,8 +10,8 @@ import pytest
 from quantizable import ModelBuilder, conv_net, images, mlp_block, sequences, snr
 from remedies import Patient
 
-from enginery.passes.quantize.equalize import Equalize
-from enginery.passes.quantize.ranges import ClipActivations, best_range
+from enginery.passes.quantize.remedies.equalize import Equalize
+from enginery.passes.quantize.remedies.ranges import ClipActivations, best_range
 
 
 def two_convs(path: Path) -> Path:

@@ -15,7 +15,7 @@ from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.layers import linear_users, sample_rows
 from enginery.passes.quantize.plan import make_plan
-from enginery.passes.quantize.scaling import ALPHAS, Scaled, Scaling, search
+from enginery.passes.quantize.remedies.scaling import ALPHAS, Scaled, Scaling, search
 from enginery.passes.quantize.weights import input_axis, replace_constant, values, weight_of
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from remedies import Patient
 
 from enginery.errors import UsageError
 from enginery.passes.graph.ir import load_graph
-from enginery.passes.quantize.clip import ClipWeights
 from enginery.passes.quantize.options import NodeOverride
 from enginery.passes.quantize.pairs import grid_of, has_weight_pair, weight_pair
+from enginery.passes.quantize.remedies.clip import ClipWeights
 
 
 def heavy_weight(path: Path, *, channels: int = 64) -> Path:

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enginery.passes.base import PassResult, Refusal
-from enginery.passes.quantize.bias import CorrectBias, corrected_snr
-from enginery.passes.quantize.clip import ClipWeights
 from enginery.passes.quantize.context import QuantizeContext, Remedy
-from enginery.passes.quantize.ends import FloatEnds
-from enginery.passes.quantize.equalize import Equalize
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import Plan, make_plan
-from enginery.passes.quantize.ranges import ClipActivations
-from enginery.passes.quantize.rounding import RoundWeights
-from enginery.passes.quantize.sensitive import FloatSensitive
-from enginery.passes.quantize.smooth import Smooth
-from enginery.passes.quantize.split import SplitOutliers
+from enginery.passes.quantize.remedies.bias import CorrectBias, corrected_snr
+from enginery.passes.quantize.remedies.clip import ClipWeights
+from enginery.passes.quantize.remedies.ends import FloatEnds
+from enginery.passes.quantize.remedies.equalize import Equalize
+from enginery.passes.quantize.remedies.ranges import ClipActivations
+from enginery.passes.quantize.remedies.rounding import RoundWeights
+from enginery.passes.quantize.remedies.sensitive import FloatSensitive
+from enginery.passes.quantize.remedies.smooth import Smooth
+from enginery.passes.quantize.remedies.split import SplitOutliers
 from enginery.passes.spec import format_pass, parse_pass
 
 if TYPE_CHECKING:

@@ -1,0 +1,5 @@
+"""Remedies: passes that make a quantized graph more accurate, one a file, and `choice`, which tries them all."""
+
+from enginery.passes.quantize.remedies.choice import DEFAULT, ENOUGH, Step, Treated, name_nodes, remedies, treat
+
+__all__ = ["DEFAULT", "ENOUGH", "Step", "Treated", "name_nodes", "remedies", "treat"]
