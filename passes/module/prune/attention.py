@@ -12,8 +12,8 @@ import torch
 
 from enginery.passes.base import Refusal
 from enginery.passes.module.finish import is_plain
+from enginery.passes.module.prune.attention_names import COUNTS, NAMES, OUTPUTS
 from enginery.passes.module.prune.gradients import taylor
-from enginery.passes.module.prune.heads import COUNTS, NAMES, OUTPUTS
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from enginery.passes.base import Feeds, Refusal
 from enginery.passes.module.finish import is_plain
 from enginery.passes.module.layers import CONVOLUTIONS, WEIGHTED
 from enginery.passes.module.outputs import as_tensors, device_of
-from enginery.passes.module.prune.heads import COUNTS, NAMES, OUTPUTS
+from enginery.passes.module.prune.attention_names import COUNTS, NAMES, OUTPUTS
 
 if TYPE_CHECKING:
     import torch

@@ -7,18 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from enginery.errors import PassError, UsageError
 from enginery.passes.base import ModuleContext, PassResult, Refusal
+from enginery.passes.module.prune.attention_names import NAMES
 
 if TYPE_CHECKING:
     import torch
-
-NAMES = (
-    ("query", "key", "value"),
-    ("q_proj", "k_proj", "v_proj"),
-    ("q_lin", "k_lin", "v_lin"),
-    ("to_q", "to_k", "to_v"),
-)
-OUTPUTS = ("output.dense", "dense", "out_proj", "o_proj", "out_lin", "to_out.0", "to_out", "proj")
-COUNTS = ("num_attention_heads", "num_heads", "n_heads", "heads")
 
 
 @dataclass(frozen=True)
