@@ -213,6 +213,7 @@ class GraphStages(OriginalStages):
                 progress=self.progress(stage, "batches"),
             )
 
+        told = stage in self.results
         bound = self.obtain(
             stage,
             run,
@@ -227,7 +228,8 @@ class GraphStages(OriginalStages):
             code=["enginery.pipeline.stages.bind", "enginery.pipeline.recipe.quantize_options", LITERAL],
             tools=["onnxruntime", "numpy", "onnx", "onnx-graphsurgeon"],
         )
-        self._say(target, bound)
+        if not told:
+            self._say(target, bound)
         return bound
 
     def _say(self, target: str, bound: Result) -> None:
