@@ -116,9 +116,14 @@ def accuracy_int8_gate(question: Question) -> GateVerdict:
         return _refused(name, _list(unmeasured or ["nothing was compared"]), bound=floors.cosine)
     failed = [check for check in checks if check[1] is None or check[1] < check[2]]
     shown = failed or checks
-    words = "; ".join(f"{what} {figure:.4g} (floor {floor:g})" for what, figure, floor in shown if figure is not None)
+    words = "; ".join(f"{what} {_digits(figure, floor)} (floor {floor:g})" for what, figure, floor in shown if figure is not None)
     _, figure, bound = shown[0]
     return (_refused if failed else _passed)(name, words, figure, bound)
+
+
+def _digits(figure: float, floor: float) -> str:
+    """Four digits, or enough to tell a figure from the floor that it misses."""
+    return f"{figure:.4g}" if (float(f"{figure:.4g}") < floor) == (figure < floor) else f"{figure:.8g}"
 
 
 def metric_gate(question: Question) -> GateVerdict:

@@ -88,6 +88,7 @@ def test_a_float_engine_is_refused(gate: str, output: OutputFigures, words: str)
         ("shapes", replace(GOOD, cosine_mean=0.89), "lowest mean cosine over 2 shapes: 0.89", 0.9),
         ("accuracy-int8", replace(GOOD, cosine_mean=0.98), "mean cosine of y 0.98 (floor 0.99)", 0.99),
         ("accuracy-int8", replace(GOOD, cosine_min=0.8), "minimum cosine of y 0.8 (floor 0.9)", 0.9),
+        ("accuracy-int8", replace(GOOD, cosine_min=0.899996), "minimum cosine of y 0.899996 (floor 0.9)", 0.9),
         ("accuracy-int8", replace(GOOD, snr=9.0), "median SNR (dB) of y 9 (floor 10)", 10.0),
         ("accuracy-int8", replace(INTEGERS, equal=0.98), "equal elements of y 0.98 (floor 0.99)", 0.99),
         ("accuracy-int8", replace(GOOD, scale=0.0), "near zero, any tolerance would pass", 0.99),
