@@ -116,7 +116,9 @@ def accuracy_int8_gate(question: Question) -> GateVerdict:
         return _refused(name, _list(unmeasured or ["nothing was compared"]), bound=floors.cosine)
     failed = [check for check in checks if check[1] is None or check[1] < check[2]]
     shown = failed or checks
-    words = "; ".join(f"{what} {_digits(figure, floor)} (floor {floor:g})" for what, figure, floor in shown if figure is not None)
+    words = "; ".join(
+        f"{what} {_digits(figure, floor)} (floor {floor:g})" for what, figure, floor in shown if figure is not None
+    )
     _, figure, bound = shown[0]
     return (_refused if failed else _passed)(name, words, figure, bound)
 

@@ -13,7 +13,7 @@ import torch
 from enginery.errors import PassError
 from enginery.passes.module.distil.mapping import Pairs
 from enginery.passes.module.outputs import Tensors
-from enginery.passes.module.prune.heads import COUNTS, NAMES
+from enginery.passes.module.prune.attention_names import COUNTS, NAMES
 
 
 class Maps:
