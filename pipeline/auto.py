@@ -22,9 +22,9 @@ import numpy as np
 from enginery.engines import get_engine, targets
 from enginery.errors import EngineryError, GateRefusedError, RecipeError, UntrustedSourceError, UsageError
 from enginery.pipeline.build import BuildResult, build, choose_precision, choose_target, measure_candidate
-from enginery.pipeline.choice.race import race
+from enginery.pipeline.choice.race import paired_ratios, race
 from enginery.pipeline.events import Events
-from enginery.pipeline.gates import TIMED_GATES, judge, refusals
+from enginery.pipeline.gates import first_refusal
 from enginery.pipeline.line import BENCHMARK_SECONDS, FLOAT_MODES, Line
 from enginery.pipeline.recipe import Mode, Precision, Recipe
 from enginery.pipeline.recipe.file import LoadedRecipe
@@ -202,12 +202,9 @@ def _try(contest: _Contest, trial: _Trial) -> _Trial:
         raise
     except EngineryError as error:
         return replace(trial, outcome="failed", reason=str(error))
-    refused = [v for v in refusals(judge(question, contest.allow)) if v.gate not in TIMED_GATES]
-    if refused:
-        return replace(trial, outcome="refused", reason=f"gate {refused[0].gate}: {refused[0].words}")
-    compiled = line.compile(trial.target, precision)
-    size = sum(compiled.path(name).stat().st_size for name in compiled.files if name.startswith("engine/"))
-    return replace(trial, line=line, size=size)
+    if refused := first_refusal(question, contest.allow):
+        return replace(trial, outcome="refused", reason=refused)
+    return replace(trial, line=line, size=line.engine_bytes(trial.target, precision))
 
 
 def _rank(contest: _Contest, trials: Sequence[_Trial]) -> list[_Trial]:
@@ -228,10 +225,10 @@ def _take_turns(contest: _Contest, trials: Sequence[_Trial]) -> list[_Trial]:
     candidates = [_entry(contest, trial) for trial in trials]
     seconds = race(candidates, contest.seconds / 2)
     baseline = next((index for index, trial in enumerate(trials) if trial.mode is Mode.FP32), 0)
-    ratios = np.median(seconds / seconds[:, baseline : baseline + 1], axis=0)
+    ratios = paired_ratios(seconds, baseline)
     medians = 1e3 * np.median(seconds, axis=0)
     return [
-        replace(trial, median_ms=float(median), ratio=float(ratio))
+        replace(trial, median_ms=float(median), ratio=ratio)
         for trial, median, ratio in zip(trials, medians, ratios, strict=True)
     ]
 

@@ -138,8 +138,7 @@ def metric_gate(question: Question) -> GateVerdict:
     found = question.measured.metric
     if found is None:
         return _refused("metric", "the metric was not measured", bound=metric.max_drop)
-    sign = 1.0 if metric.higher_is_better else -1.0
-    drop = sign * (found.original - found.engine)
+    drop = found.lost(higher_is_better=metric.higher_is_better)
     text = (
         f"{metric.name or metric.python}: original {found.original:.5g}, engine {found.engine:.5g}, "
         f"drop {drop:.3g}; allowed {metric.max_drop:g}"
@@ -263,6 +262,12 @@ def without_timing(verdict: GateVerdict) -> GateVerdict:
 
 def refusals(verdicts: Iterable[GateVerdict]) -> list[GateVerdict]:
     return [verdict for verdict in verdicts if verdict.verdict is Verdict.REFUSED]
+
+
+def first_refusal(question: Question, allow: Collection[str] = ()) -> str | None:
+    """The first gate that refuses, in words; timings are not judged, since a candidate is timed apart."""
+    refused = [verdict for verdict in refusals(judge(question, allow)) if verdict.gate not in TIMED_GATES]
+    return f"gate {refused[0].gate}: {refused[0].words}" if refused else None
 
 
 def _every(measured: Measured) -> Iterable[OutputFigures]:

@@ -5,8 +5,8 @@ Only loaded by passes that are being applied: it imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ import torch
 
 from enginery.errors import PassError
 from enginery.passes.base import Feeds
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 Tensors = dict[str, torch.Tensor]
 
@@ -66,3 +69,13 @@ def infer(module: torch.nn.Module, feeds: Feeds) -> Tensors:
         return run(module, as_tensors(feeds, device_of(module)))
     finally:
         module.train(was_training)
+
+
+def infer_hooked(module: torch.nn.Module, batches: Iterable[Feeds], handles: Sequence[RemovableHandle]) -> None:
+    """Run every batch for what the hooks behind `handles` see, then remove them."""
+    try:
+        for feeds in batches:
+            infer(module, feeds)
+    finally:
+        for handle in handles:
+            handle.remove()

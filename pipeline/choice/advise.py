@@ -12,7 +12,7 @@ from enginery.pipeline.build import measure_candidate
 from enginery.pipeline.choice.race import paired_ratios, race
 from enginery.pipeline.choice.search import search
 from enginery.pipeline.comparison import OutputFigures
-from enginery.pipeline.gates import TIMED_GATES, Question, judge, refusals
+from enginery.pipeline.gates import Question, first_refusal
 from enginery.pipeline.line import TYPED_GRAPHS, Line
 from enginery.pipeline.recipe import Mode, Precision
 
@@ -102,21 +102,15 @@ def _measure(line: Line, target: str, name: str, precision: Precision, *, must: 
     line = line.another()
     try:
         question = measure_candidate(line, target, precision)
-        compiled = line.compile(target, precision)
+        size = line.engine_bytes(target, precision)
     except (RecipeError, UntrustedSourceError):
         raise
     except EngineryError as error:
         if must:
             raise
         return Row(name, precision, "failed", str(error))
-    refused = [each for each in refusals(judge(question)) if each.gate not in TIMED_GATES]
-    row = Row(
-        name,
-        precision,
-        "refused" if refused else "passed",
-        f"gate {refused[0].gate}: {refused[0].words}" if refused else "",
-        size=sum(compiled.path(file).stat().st_size for file in compiled.files if file.startswith("engine/")),
-    )
+    refused = first_refusal(question)
+    row = Row(name, precision, "refused" if refused else "passed", refused or "", size=size)
     return replace(row, **_accuracy(question))
 
 
@@ -129,8 +123,7 @@ def _accuracy(question: Question) -> dict[str, float | None]:
     if worst is not None:
         found |= {"cosine": worst.cosine_mean, "worst": worst.cosine_min, "snr": worst.snr}
     if measured.metric is not None and question.recipe.metric is not None:
-        sign = 1 if question.recipe.metric.higher_is_better else -1
-        found["lost"] = sign * (measured.metric.original - measured.metric.engine)
+        found["lost"] = measured.metric.lost(higher_is_better=question.recipe.metric.higher_is_better)
     return found
 
 

@@ -22,7 +22,7 @@ from enginery.passes.quantize import Sensitivity, Trial, search_mixed_precision
 from enginery.pipeline.build import measure_candidate
 from enginery.pipeline.choice.race import paired_ratios, race
 from enginery.pipeline.events import StageName
-from enginery.pipeline.gates import TIMED_GATES, Question, judge, refusals
+from enginery.pipeline.gates import Question, first_refusal, judge, refusals
 from enginery.pipeline.line import Line
 from enginery.pipeline.recipe import Metric, Mode, Precision
 from enginery.pipeline.stages.benchmark import speed_figures
@@ -154,15 +154,12 @@ def search(line: Line, target: str, precision: Precision, percent: float) -> Fou
 def _refused(question: Question, metric: Metric) -> str | None:
     """The first gate that refuses when the metric may lose what `metric` says; timings are not judged here."""
     recipe = question.recipe.model_copy(update={"metric": metric})
-    refused = [each for each in refusals(judge(replace(question, recipe=recipe))) if each.gate not in TIMED_GATES]
-    return f"gate {refused[0].gate}: {refused[0].words}" if refused else None
+    return first_refusal(replace(question, recipe=recipe))
 
 
 def _lost(question: Question, metric: Metric) -> float | None:
     found = question.measured.metric
-    if found is None:
-        return None
-    return (found.original - found.engine) * (1 if metric.higher_is_better else -1)
+    return None if found is None else found.lost(higher_is_better=metric.higher_is_better)
 
 
 def _original(question: Question) -> float:

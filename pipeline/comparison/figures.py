@@ -22,6 +22,10 @@ class MetricFigures:
     original: float
     engine: float
 
+    def lost(self, *, higher_is_better: bool) -> float:
+        """What the engine lost, in the metric's own unit; negative where it is better."""
+        return (self.original - self.engine) * (1.0 if higher_is_better else -1.0)
+
 
 @dataclass(frozen=True)
 class SpeedFigures:

@@ -90,6 +90,11 @@ class Line(GraphStages):
         compiled.verify()
         return self.engine(target).load(open_artifact(compiled.folder), self.spec(target, precision))
 
+    def engine_bytes(self, target: str, precision: Precision) -> int:
+        """The size of the compiled engine's files."""
+        compiled = self.compile(target, precision)
+        return sum(compiled.path(name).stat().st_size for name in compiled.files if name.startswith("engine/"))
+
     def validate(self, target: str, precision: Precision) -> Result:
         """Compare the engine with the subject."""
         engine, compiled = self.engine(target), self.compile(target, precision)

@@ -50,6 +50,11 @@ class MetricFigures(Record):
     max_drop: float
     higher_is_better: bool = True
 
+    @property
+    def drop(self) -> float:
+        """What the engine lost, in the metric's own unit; negative where it is better."""
+        return (self.original - self.engine) * (1 if self.higher_is_better else -1)
+
 
 class Latency(Record):
     """Milliseconds of one run. `subject` is `engine`, `float engine` or `original`; `case` names the shape.

@@ -73,10 +73,8 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     if worst is not None:
         tiles.append(worst)
     if report.metric is not None:
-        drop = (report.metric.original - report.metric.engine) * (1 if report.metric.higher_is_better else -1)
-        tiles.append(
-            (f"{report.metric.engine:.4g}", report.metric.name, f"drop {drop:.3g}, allowed {report.metric.max_drop:g}")
-        )
+        lost = f"drop {report.metric.drop:.3g}, allowed {report.metric.max_drop:g}"
+        tiles.append((f"{report.metric.engine:.4g}", report.metric.name, lost))
     heavy = report.kernels.get("heavy", {})
     if heavy.get("integer"):
         tiles.append((f"{heavy['integer']} of {sum(heavy.values())}", "heavy nodes in integers", _covered(report)))

@@ -100,8 +100,7 @@ def _metric(report: Report) -> str:
     metric = report.metric
     if metric is None:
         return ""
-    drop = (metric.original - metric.engine) * (1 if metric.higher_is_better else -1)
-    row = (metric.name, f"{metric.original:.5g}", f"{metric.engine:.5g}", f"{drop:.3g}", f"{metric.max_drop:g}")
+    row = (metric.name, f"{metric.original:.5g}", f"{metric.engine:.5g}", f"{metric.drop:.3g}", f"{metric.max_drop:g}")
     return _section("Task metric", ("metric", "original", "engine", "drop", "allowed"), [row])
 
 

@@ -5,36 +5,30 @@ Only loaded by passes that are being applied: it imports torch.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from enginery.errors import PassError
 from enginery.passes.base import Feeds
+from enginery.passes.module.distil.hooked import Hooked
 from enginery.passes.module.outputs import infer
 
 
-class Features:
+class Features(Hooked):
     """Within its `with` block, keeps the last output of each named layer in `teacher` and `student`."""
 
     def __init__(self, teacher: torch.nn.Module, student: torch.nn.Module, pairs: list[tuple[str, str]]) -> None:
+        super().__init__()
         self.modules = {"teacher": teacher, "student": student}
         self.pairs = pairs
         self.caught: dict[str, dict[str, torch.Tensor]] = {"teacher": {}, "student": {}}
-        self.handles: list[Any] = []
 
     def __enter__(self) -> Self:
         for teacher_layer, student_layer in self.pairs:
             self._hook("teacher", teacher_layer)
             self._hook("student", student_layer)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self.handles:
-            handle.remove()
 
     def _hook(self, role: str, path: str) -> None:
         layers = dict(self.modules[role].named_modules())

@@ -5,18 +5,18 @@ Only loaded by passes that are being applied: it imports torch.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from enginery.errors import PassError
+from enginery.passes.module.distil.hooked import Hooked
 from enginery.passes.module.distil.mapping import Pairs
 from enginery.passes.module.outputs import Tensors
 from enginery.passes.module.prune.attention_names import COUNTS, NAMES
 
 
-class Maps:
+class Maps(Hooked):
     """Within its `with` block, keeps the last queries and keys of the named attentions in `teacher` and `student`.
 
     The maps are made here, since fused attention never shows its own. Rotary positions, which some models apply
@@ -24,23 +24,17 @@ class Maps:
     """
 
     def __init__(self, teacher: torch.nn.Module, student: torch.nn.Module, pairs: Pairs) -> None:
+        super().__init__()
         self.modules = (teacher, student)
         self.pairs = pairs
         self.heads: dict[tuple[int, str], int] = {}
         self.caught: dict[tuple[int, str, int], torch.Tensor] = {}
-        self.handles: list[Any] = []
 
     def __enter__(self) -> Self:
         for pair in self.pairs:
             for role, path in enumerate(pair):
                 self._hook(role, path)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self.handles:
-            handle.remove()
 
     def _hook(self, role: int, path: str) -> None:
         who = ("teacher", "student")[role]

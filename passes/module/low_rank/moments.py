@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812  # the field's own name
 from enginery.errors import DataError
 from enginery.passes.base import Feeds
 from enginery.passes.module.layers import Layers
-from enginery.passes.module.outputs import infer
+from enginery.passes.module.outputs import infer_hooked
 
 BUDGET_BYTES = 1 << 30
 """Covariances held at once; more layers than fit are measured in further runs over the data."""
@@ -88,12 +88,7 @@ def collect(module: torch.nn.Module, layers: Layers, batches: Iterable[Feeds]) -
     """
     found = {name: Moments.zeros(width(layer)) for name, layer in layers}
     handles = [layer.register_forward_pre_hook(_recorder(found[name])) for name, layer in layers]
-    try:
-        for feeds in batches:
-            infer(module, feeds)
-    finally:
-        for handle in handles:
-            handle.remove()
+    infer_hooked(module, batches, handles)
     if silent := [name for name, moments in found.items() if moments.weight == 0]:
         raise DataError(f"no data reached {silent[0]}; the data is empty, or the module does not use this layer")
     return found

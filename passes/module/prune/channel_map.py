@@ -13,7 +13,7 @@ import torch
 
 from enginery.passes.base import Feeds
 from enginery.passes.module.layers import WEIGHTED
-from enginery.passes.module.outputs import infer
+from enginery.passes.module.outputs import infer_hooked
 from enginery.passes.module.prune.dependency import Dependencies, Group, group_of
 from enginery.passes.module.prune.proof import MIXING
 
@@ -84,12 +84,7 @@ def silent(
     readers = {id(side.layer): side.layer for one in maps.values() for side in one.readers}
     loudest: dict[int, torch.Tensor] = {}
     handles = [layer.register_forward_pre_hook(_recorder(loudest, key)) for key, layer in readers.items()]
-    try:
-        for feeds in batches:
-            infer(module, feeds)
-    finally:
-        for handle in handles:
-            handle.remove()
+    infer_hooked(module, batches, handles)
     return {root: _silent(one, loudest) for root, one in maps.items()}
 
 
