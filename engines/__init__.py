@@ -18,8 +18,8 @@ _ENGINES: Final = {
     "onnxruntime-cuda": ("enginery.engines.onnxruntime", "OnnxRuntimeCuda"),
     "onnxruntime-tensorrt": ("enginery.engines.onnxruntime", "OnnxRuntimeTensorRT"),
     "openvino-cpu": ("enginery.engines.openvino", "OpenVinoCpu"),
-    "tensorrt": ("enginery.engines.tensorrt", "TensorRT"),
-    "tensorrt-rtx": ("enginery.engines.tensorrt", "TensorRTRTX"),
+    "tensorrt": ("enginery.engines.tensorrt.engine", "TensorRT"),
+    "tensorrt-rtx": ("enginery.engines.tensorrt.engine", "TensorRTRTX"),
 }
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from enginery.engines.base import Arrays, Artifact, BuildSpec, Engine, Feeds, Session
 from enginery.engines.kernels import kernel_facts
-from enginery.engines.model_check import check_model
-from enginery.engines.model_copy import copy_model
+from enginery.engines.onnx_file.check import check_model
+from enginery.engines.onnx_file.copy import copy_model
 from enginery.engines.onnxruntime_kernels import read_kernels
 from enginery.engines.onnxruntime_options import SLOW_ON_CPU, SessionOptions
 from enginery.errors import EngineError, MissingDependencyError

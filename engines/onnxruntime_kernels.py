@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from enginery.engines.kernels import Kernel, Kind
-from enginery.engines.onnx_wire import Attribute, Graph, Message, Model, Node, Tensor, Type, Value, open_model
+from enginery.engines.onnx_file.wire import Attribute, Graph, Message, Model, Node, Tensor, Type, Value, open_model
 
 _QUANTIZED: Final = {2: "uint8", 3: "int8", 21: "uint4", 22: "int4", 25: "uint2", 26: "int2"}
 _FLOAT: Final = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 from enginery.engines.base import Arrays, Artifact, BuildSpec, Engine, Feeds, Session, TensorSpec
-from enginery.engines.model_check import check_model
+from enginery.engines.onnx_file.check import check_model
 from enginery.errors import EngineError, MissingDependencyError, UsageError
 
 ENTRY: Final = "model.xml"

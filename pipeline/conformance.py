@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from enginery.engines.model_check import check_model
+from enginery.engines.onnx_file.check import check_model
 from enginery.errors import EngineError, PassError
 from enginery.passes.base import Feeds
 from enginery.passes.graph.conformance import TARGETS, Finding, FixResult, fix_model, lint_model

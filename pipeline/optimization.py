@@ -69,7 +69,7 @@ def optimize_file(
         InvalidModelError: the file is hostile or no valid ONNX model.
         PassError: a pass failed or changed the numbers. Nothing is written.
     """
-    from enginery.engines.model_check import check_model
+    from enginery.engines.onnx_file.check import check_model
     from enginery.engines.onnxruntime import open_model
     from enginery.passes.sequence import default_prove, run_graph_passes
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginery.engines import trust
 from enginery.engines.base import Artifact, BuildSpec
+from enginery.engines.tensorrt import trust
 from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.bundle.manifest import FILE_NAME, FileRecord, Manifest, read_manifest
 from enginery.pipeline.bundle.signature import SIGNATURE, verify_signature

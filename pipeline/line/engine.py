@@ -29,7 +29,7 @@ GOLDEN_BYTES: Final = 8 << 20
 
 RUNTIMES: Final[Mapping[str, tuple[str, ...]]] = {
     "enginery.engines.onnxruntime": ("onnxruntime", "onnxruntime-gpu", "numpy"),
-    "enginery.engines.tensorrt": ("tensorrt", "tensorrt-rtx-cu13", "tensorrt_cu13", "tensorrt_cu12", "numpy"),
+    "enginery.engines.tensorrt.engine": ("tensorrt", "tensorrt-rtx-cu13", "tensorrt_cu13", "tensorrt_cu12", "numpy"),
     "enginery.engines.openvino": ("openvino", "numpy"),
 }
 """The distributions behind each engine's module, for the keys of what they build."""

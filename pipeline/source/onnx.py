@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from enginery.engines.model_check import check_model
+from enginery.engines.onnx_file.check import check_model
 from enginery.errors import SourceError
 from enginery.pipeline.files import digest_json
 from enginery.pipeline.recipe import Source

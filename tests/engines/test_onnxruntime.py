@@ -11,7 +11,7 @@ import pytest
 
 from enginery.engines import get_engine
 from enginery.engines.base import Artifact, BuildSpec, DimRange, TensorSpec
-from enginery.engines.model_copy import copy_model
+from enginery.engines.onnx_file.copy import copy_model
 from enginery.engines.onnxruntime import OnnxRuntimeCpu, check_assignment, check_provider, open_model
 from enginery.errors import EngineError, InputError, InvalidModelError, UsageError
 

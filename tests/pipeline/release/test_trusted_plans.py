@@ -3,7 +3,7 @@
 import pytest
 from bundles import make_bundle
 
-from enginery.engines import trust
+from enginery.engines.tensorrt import trust
 from enginery.errors import IntegrityError, UntrustedSourceError
 from enginery.pipeline.bundle import verify_bundle
 from enginery.pipeline.release.sign import sign_bundle

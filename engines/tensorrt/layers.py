@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enginery.engines.kernels import Kernel, Kind
-from enginery.engines.tensorrt_log import LAYERS
+from enginery.engines.tensorrt.log import LAYERS
 
 _LINE: Final = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: (?P<rest>.*)$")
 _TYPE: Final = re.compile(r"Datatype: (\w+)")

@@ -1,4 +1,4 @@
-"""Builds one plan in a process of its own: `python -m enginery.engines.tensorrt_worker`.
+"""Builds one plan in a process of its own: `python -m enginery.engines.tensorrt.builder`.
 
 Three reasons for the process. The builder orders some symbols by the addresses of its objects, so that in a process
 with a history about one plan in ten differs in a few bytes; a fresh process without address randomization gives the
@@ -22,8 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-from enginery.engines.tensorrt_log import BuildLog, Problem, parser_problems
-from enginery.engines.tensorrt_options import BuildOptions, apply_options
+from enginery.engines.tensorrt.log import BuildLog, Problem, parser_problems
+from enginery.engines.tensorrt.options import BuildOptions, apply_options
 from enginery.errors import EngineError
 
 

@@ -10,12 +10,13 @@ import engine_models as models
 import numpy as np
 import pytest
 
-from enginery.engines import get_engine, trust
+from enginery.engines import get_engine
 from enginery.engines.base import Artifact, BuildSpec, DimRange, TensorSpec
-from enginery.engines.cuda import Device, devices
-from enginery.engines.tensorrt import TensorRTRTX, timing_cache_file
-from enginery.engines.tensorrt_process import build_plan
-from enginery.engines.tensorrt_worker import Request
+from enginery.engines.cuda.driver import Device, devices
+from enginery.engines.tensorrt import trust
+from enginery.engines.tensorrt.builder import Request
+from enginery.engines.tensorrt.engine import TensorRTRTX, timing_cache_file
+from enginery.engines.tensorrt.process import build_plan
 from enginery.errors import EngineError, InvalidModelError, UntrustedSourceError, UsageError
 
 trt = pytest.importorskip("tensorrt_rtx")
@@ -220,7 +221,7 @@ def test_the_log_of_a_failed_build_is_kept(tmp_path):
 
 def test_a_crash_of_the_builder_is_an_error(tmp_path, monkeypatch):
     crash = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
-    monkeypatch.setattr("enginery.engines.tensorrt_process.WORKER", (sys.executable, "-c", crash))
+    monkeypatch.setattr("enginery.engines.tensorrt.process.BUILDER", (sys.executable, "-c", crash))
     with pytest.raises(EngineError, match="the builder was killed by SIGSEGV"):
         build(models.linear(), tmp_path)
 

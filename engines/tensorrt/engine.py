@@ -13,17 +13,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from enginery.engines import plan, trust
 from enginery.engines.base import Artifact, BuildSpec, DimRange, Engine, Session, TensorSpec
-from enginery.engines.cuda import Device, devices, no_gpu_reason
+from enginery.engines.cuda.driver import Device, devices, no_gpu_reason
 from enginery.engines.kernels import kernel_facts
-from enginery.engines.model_check import check_model
-from enginery.engines.model_copy import copy_model
-from enginery.engines.tensorrt_layers import read_layers
-from enginery.engines.tensorrt_log import BuildLog
-from enginery.engines.tensorrt_options import BuildOptions, refuse_unsupported
-from enginery.engines.tensorrt_process import build_plan
-from enginery.engines.tensorrt_worker import Request
+from enginery.engines.onnx_file.check import check_model
+from enginery.engines.onnx_file.copy import copy_model
+from enginery.engines.tensorrt import plan, trust
+from enginery.engines.tensorrt.builder import Request
+from enginery.engines.tensorrt.layers import read_layers
+from enginery.engines.tensorrt.log import BuildLog
+from enginery.engines.tensorrt.options import BuildOptions, refuse_unsupported
+from enginery.engines.tensorrt.process import build_plan
 from enginery.errors import EngineError
 
 ENTRY: Final = "engine.plan"
@@ -103,7 +103,7 @@ class _TensorRT(Engine):
     def load(self, artifact: Artifact, spec: BuildSpec) -> Session:
         if reason := self.cannot_run():
             raise EngineError(f"{self.target} engines cannot run here: {reason}")
-        from enginery.engines.tensorrt_session import TensorRTSession
+        from enginery.engines.tensorrt.session import TensorRTSession
 
         trt = import_module(self.module)
         recorded = dict(artifact.options)

@@ -1,4 +1,4 @@
-"""Starts the process that builds a plan (`tensorrt_worker`) and reads its answer."""
+"""Starts the process that builds a plan (`builder.py`) and reads its answer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from enginery.engines.tensorrt_log import Problem
-from enginery.engines.tensorrt_worker import Request
+from enginery.engines.tensorrt.builder import Request
+from enginery.engines.tensorrt.log import Problem
 from enginery.errors import EngineError
 
-WORKER: Final = (sys.executable, "-P", "-m", "enginery.engines.tensorrt_worker")
+BUILDER: Final = (sys.executable, "-P", "-m", "enginery.engines.tensorrt.builder")
 
 _ADDR_NO_RANDOMIZE: Final = 0x0040000
 _QUERY: Final = 0xFFFFFFFF
@@ -26,7 +26,7 @@ _QUERY: Final = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Answer:
-    """What the worker says: rows of the log (severity, message), and why there is no plan, where there is none."""
+    """What the builder says: rows of the log (severity, message), and why there is no plan, where there is none."""
 
     log: tuple[tuple[str, str], ...]
     error: str | None
@@ -41,7 +41,7 @@ def build_plan(request: Request, folder: Path, plan: Path) -> Answer:
     """
     with plan.open("wb") as file, _fixed_addresses():
         process = subprocess.Popen(
-            [*WORKER, str(file.fileno())],
+            [*BUILDER, str(file.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

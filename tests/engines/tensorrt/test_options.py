@@ -3,7 +3,7 @@ import json
 import pytest
 
 from enginery.engines.base import DimRange
-from enginery.engines.tensorrt_options import BuildOptions, apply_options, refuse_unsupported
+from enginery.engines.tensorrt.options import BuildOptions, apply_options, refuse_unsupported
 from enginery.errors import EngineError, UsageError
 
 DIMS = {"batch": DimRange(1, 8, 32), "seq": DimRange(1, 64, 256)}

@@ -1,6 +1,6 @@
 import pytest
 
-from enginery.engines import trust
+from enginery.engines.tensorrt import trust
 from enginery.errors import UntrustedSourceError
 
 

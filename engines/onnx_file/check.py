@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from enginery.engines.onnx_wire import (
+from enginery.engines.onnx_file.wire import (
     Attribute,
     Entry,
     Function,

@@ -2,7 +2,7 @@ import engine_models as models
 import pytest
 
 from enginery.engines import get_engine
-from enginery.engines.plan import CAPABILITY_BITS, check_header, read_header
+from enginery.engines.tensorrt.plan import CAPABILITY_BITS, check_header, read_header
 from enginery.errors import IntegrityError
 
 trt = pytest.importorskip("tensorrt_rtx")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto, helper, numpy_helper
 
-from enginery.engines.model_check import MAX_EXPANDED_NODES, check_model
+from enginery.engines.onnx_file.check import MAX_EXPANDED_NODES, check_model
 from enginery.errors import InvalidModelError
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from enginery.engines.base import Arrays, BuildSpec, DimRange, Feeds, Session, TensorSpec
-from enginery.engines.cuda_memory import Buffer, Graph, Stream
-from enginery.engines.tensorrt_log import BuildLog
-from enginery.engines.tensorrt_options import BuildOptions
+from enginery.engines.cuda.runtime import Buffer, Graph, Stream
+from enginery.engines.tensorrt.log import BuildLog
+from enginery.engines.tensorrt.options import BuildOptions
 from enginery.errors import EngineError, InputError
 
 Shapes = tuple[tuple[int, ...], ...]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from enginery.engines.base import DimRange, TensorSpec
-from enginery.engines.tensorrt_session import choose_profile, format_profile, named_sizes
+from enginery.engines.tensorrt.session import choose_profile, format_profile, named_sizes
 from enginery.errors import InputError
 
 SMALL = {"batch": DimRange(1, 1, 1), "seq": DimRange(1, 16, 32)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from enginery.engines.model_check import check_model
+from enginery.engines.onnx_file.check import check_model
 from enginery.errors import EngineError
 
 

@@ -1,4 +1,4 @@
-from enginery.engines.tensorrt_layers import read_layers
+from enginery.engines.tensorrt.layers import read_layers
 
 TENSOR = "{{ Name: {0}, Dimensions: [-1,16], Strides: [16,1], StrideOrder: [1,0], Datatype: {1}, Format: (Linear) }}"
 

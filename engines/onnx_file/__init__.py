@@ -1,0 +1,1 @@
+"""ONNX files, read without the `onnx` package: `wire.py` reads protobuf, `check.py` judges, `copy.py` copies them."""
