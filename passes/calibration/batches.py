@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,21 @@ from enginery.passes.base import Arrays, Feeds
 
 Batches = Callable[[], Iterable[Feeds]]
 """Opens the data anew."""
+
+KEPT_BYTES = 256 << 20
+"""Batches that take less than this are read once."""
+
+
+def kept(batches: Batches, most: int, budget: int = KEPT_BYTES) -> Batches:
+    """The first `most` batches, read once where they take `budget` bytes or less: opening data may cost seconds."""
+    found: list[Feeds] = []
+    size = 0
+    for feeds in islice(batches(), most):
+        size += sum(array.nbytes for array in feeds.values())
+        if size > budget:
+            return lambda: islice(batches(), most)
+        found.append(feeds)
+    return lambda: iter(found)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,13 @@ class Calibrated:
             # ONNX Runtime's own rewriting of Q/DQ pairs fails where unsigned and signed ones meet; literally it runs.
             return self.open_model(target)
 
+    def first(self, feeds: Feeds, count: int) -> Feeds:
+        """The first `count` samples of a batch; all of it where the inputs do not share a dynamic first dimension."""
+        shared = {dims[0] if dims else "" for dims in (self.dims.get(name, ()) for name in self.inputs)}
+        if len(shared) != 1 or "" in shared:
+            return feeds
+        return {name: array[:count].copy() for name, array in feeds.items()}
+
     def mask(self, tensor: str, rank: int, feeds: Feeds) -> Mask | None:
         """The valid positions of a tensor in one batch; None when all are, or its dimensions are not known."""
         dims = self.dims.get(tensor, ())

@@ -23,6 +23,9 @@ from enginery.passes.quantize.weights import has_constant_weight
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+MOST_BATCHES = 32
+"""How many batches remedies look at by default."""
+
 HELD_OUT_EVERY = 4
 """Every fourth batch measures what the others fitted."""
 
@@ -50,7 +53,7 @@ class QuantizeContext:
     workdir: Path
     float_model: Path | None = None
     masks: tuple[str, ...] = ()
-    most_batches: int = 32
+    most_batches: int = MOST_BATCHES
     seed: int = 0
     _counter: list[int] = field(default_factory=lambda: [0])
 

@@ -42,9 +42,12 @@ def explain_nodes(graph: gs.Graph, plan: Plan, tensors: Mapping[str, TensorStati
 
 
 def snr_along_depth(
-    float_model: Path, quantized: Path, context: QuantizeContext, most: int = 2
+    float_model: Path, quantized: Path, context: QuantizeContext, most: int = 4, samples: int = 2
 ) -> list[dict[str, Any]]:
-    """Median per-sample SNR in dB of every compute node's output, in graph order, over a few held-out batches."""
+    """Median per-sample SNR in dB of every compute node's output, in graph order.
+
+    Over the first `samples` samples of `most` held-out batches.
+    """
     models = [Calibrated.open(path, context.open_model, context.masks) for path in (float_model, quantized)]
     outputs = [
         {node.name: node.output[0] for node in model.graph.graph.node if node.op_type in COMPUTE} for model in models
@@ -55,7 +58,8 @@ def snr_along_depth(
         for index, model in enumerate(models)
     ]
     ratios: dict[str, list[Any]] = {name: [] for name, _, _ in shared}
-    for feeds in islice(context.held_out(), most):
+    for whole in islice(context.held_out(), most):
+        feeds = models[0].first(whole, samples)
         expected, found = (run(feeds) for run in runs)
         for name, exact, rounded in shared:
             mask = models[0].mask(exact, expected[exact].ndim, feeds)

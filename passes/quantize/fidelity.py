@@ -22,6 +22,9 @@ Floats = npt.NDArray[np.floating[Any]]
 CEILING = 120.0
 """dB; what equal outputs count as."""
 
+SAMPLES = 32
+"""About how many samples tell how faithful a model is; remedies are compared on the same ones."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -33,10 +36,11 @@ class Reference:
 
     @classmethod
     def record(cls, model: Path, context: QuantizeContext, batches: Iterable[Feeds] | None = None) -> Reference:
-        """Run the float model on `batches`, or on those held out."""
+        """Run the float model on about `SAMPLES` samples of `batches`, or of those held out, as many of each."""
         opened = Calibrated.open(model, context.open_model, context.masks)
         run = context.open_model(model, optimize=True)
-        feeds = tuple(context.held_out() if batches is None else batches)
+        whole = tuple(context.held_out() if batches is None else batches)
+        feeds = tuple(opened.first(each, -(-SAMPLES // len(whole))) for each in whole)
         outputs = tuple(_floats(run(each)) for each in feeds)
         masks = tuple(
             {name: opened.mask(name, array.ndim, each) for name, array in found.items()}

@@ -6,6 +6,8 @@ group's output channels. A linear layer has one group; a depthwise convolution h
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,38 +94,58 @@ def _windows(node: gs.Node, data: Floats) -> Floats:
     return windows[(*steps, *(slice(None, None, dilation) for dilation in dilations))]
 
 
+SPREAD = 4
+"""Rows to draw from, for each one that is drawn: neighbours in one sample are alike."""
+
+
 def sample_rows(
-    model: Calibrated, nodes: Sequence[gs.Node], batches: Iterable[Feeds], *, rows: int, seed: int
+    model: Calibrated,
+    nodes: Sequence[gs.Node],
+    batches: Iterable[Feeds],
+    *,
+    rows: int,
+    seed: int,
+    whole: bool = False,
 ) -> dict[str, Floats]:
     """About `rows` random rows of each node's data input, [G, n, K], by the name of the node's first output.
 
     The choice depends on seed, batch and name only, so that two models of one shape are sampled at the same places.
-    Padded positions are left out of linear layers.
+    Padded positions are left out of linear layers. Of each batch only as many samples are run as most nodes need, which
+    leaves fewer rows to layers that see one row per sample; `whole` runs all.
     """
     names = {node.outputs[0].name: node.inputs[0].name for node in nodes}
     run = model.expose(model.model.with_name("sampled.onnx"), sorted(set(names.values())))
     all_batches = list(batches)
     share = max(1, -(-rows // max(1, len(all_batches))))
     found: dict[str, list[Floats]] = {name: [] for name in names}
-    for index, feeds in enumerate(all_batches):
+    samples = 0
+    for index, each in enumerate(all_batches):
+        feeds = model.first(each, samples) if samples else each
         outputs = run(feeds)
+        places: list[float] = []
         for node in nodes:
             name = node.outputs[0].name
-            choice = _Choice(share, (seed, index), _valid_rows(model, node, outputs[names[name]], feeds))
-            found[name].append(rows_of(node, outputs[names[name]], choice))
+            data = outputs[names[name]]
+            choice = _Choice(share, (seed, index), _valid_rows(model, node, data, feeds))
+            found[name].append(rows_of(node, data, choice))
+            places.append(choice.places / max(1, len(data)))
+        if not whole:
+            samples = samples or math.ceil(SPREAD * share / max(1.0, statistics.median(places)))
     return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
 
 
 class _Choice:
-    """Picks a share of the valid rows."""
+    """Picks a share of the valid rows, and tells how many of them there were."""
 
     def __init__(self, share: int, seed: Sequence[int], valid: npt.NDArray[np.bool_] | None) -> None:
+        self.places = 0
         self._share = share
         self._rng = np.random.default_rng(seed)
         self._valid = valid
 
     def __call__(self, count: int) -> npt.NDArray[np.int64]:
         places = np.arange(count) if self._valid is None else np.flatnonzero(self._valid)
+        self.places = len(places)
         return np.sort(self._rng.choice(places, min(self._share, len(places)), replace=False))
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from enginery.errors import StatisticsError
 from enginery.passes.base import OpenModel, PassResult
-from enginery.passes.calibration.batches import Batches
+from enginery.passes.calibration.batches import Batches, kept
 from enginery.passes.calibration.digest import graph_digest
 from enginery.passes.calibration.observers import make_observer
 from enginery.passes.calibration.statistics import Statistics
-from enginery.passes.quantize.context import QuantizeContext
+from enginery.passes.quantize.context import MOST_BATCHES, QuantizeContext
 from enginery.passes.quantize.dynamic import quantize_dynamically
 from enginery.passes.quantize.explain import explain_nodes, snr_along_depth
 from enginery.passes.quantize.fold import fold
@@ -64,7 +64,7 @@ def quantize_model(
             observer=make_observer(options.observer, options.percentile),
             tensors=dict(statistics.tensors),
             open_model=open_model,
-            batches=batches,
+            batches=kept(batches, MOST_BATCHES) if batches is not None else None,
             workdir=Path(folder),
             masks=statistics.masks,
         )

@@ -13,6 +13,7 @@ from enginery.passes.base import Feeds, OpenModel
 from enginery.passes.calibration.batches import Batches
 from enginery.passes.calibration.observers import make_observer
 from enginery.passes.calibration.statistics import Statistics
+from enginery.passes.calibration.sweep import Calibrated
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.options import QuantizeOptions
@@ -65,6 +66,7 @@ def measure_sensitivity(
     """
     from enginery.passes.graph.ir import load_graph
 
+    inside = Calibrated.open(model, open_model, statistics.masks)
     with tempfile.TemporaryDirectory(prefix="enginery-sensitivity-") as folder:
         context = QuantizeContext(
             policy=policy,
@@ -72,7 +74,7 @@ def measure_sensitivity(
             observer=make_observer(options.observer, options.percentile),
             tensors=dict(statistics.tensors),
             open_model=open_model,
-            batches=lambda: first_samples(batches(), most_samples),
+            batches=lambda: first_samples(inside, batches(), most_samples),
             workdir=Path(folder),
             masks=statistics.masks,
         )
@@ -99,15 +101,11 @@ def measure_sensitivity(
         return Sensitivity(tuple(ranked), score([]))
 
 
-def first_samples(batches: Iterable[Feeds], most: int) -> Iterator[Feeds]:
-    """Batches until `most` samples are reached; the last one is cut where all its inputs have the same first axis."""
+def first_samples(inside: Calibrated, batches: Iterable[Feeds], most: int) -> Iterator[Feeds]:
+    """Batches until `most` samples are reached; the last one is cut where the model takes fewer."""
     left = most
     for feeds in batches:
-        sizes = {array.shape[0] for array in feeds.values() if array.ndim}
         if left <= 0:
             return
-        if len(sizes) == 1 and all(array.ndim for array in feeds.values()):
-            yield {name: array[:left] for name, array in feeds.items()}
-        else:
-            yield feeds
-        left -= max(sizes, default=1)
+        yield inside.first(feeds, left)
+        left -= max((array.shape[0] for array in feeds.values() if array.ndim), default=1)

@@ -10,6 +10,7 @@ import numpy as np
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.fidelity import Reference
+from enginery.passes.quantize.fold import fold
 from enginery.passes.quantize.layers import is_plain, matrix_of, sample_rows
 from enginery.passes.quantize.pairs import constant_bias, correct_bias, grid_of, has_weight_pair, weight_pair
 from enginery.passes.quantize.weights import values, weight_of
@@ -61,7 +62,13 @@ class CorrectBias:
 def corrected_snr(graph: gs.Graph, context: QuantizeContext, reference: Reference) -> float:
     """The output SNR in dB of a graph with Q/DQ pairs once its biases are corrected; the graph is edited."""
     CorrectBias(rows=512).apply(graph, context)
-    path = context.write(graph, "corrected")
+    return folded_snr(graph, context, reference)
+
+
+def folded_snr(graph: gs.Graph, context: QuantizeContext, reference: Reference) -> float:
+    """The output SNR in dB of a graph with Q/DQ pairs as it would ship, with integer weights; the graph is edited."""
+    fold(graph, context.policy)
+    path = context.write(graph, "folded")
     snr = reference.measure(path, context)
     path.unlink()
     return snr

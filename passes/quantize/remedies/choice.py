@@ -12,7 +12,7 @@ from enginery.passes.quantize.context import QuantizeContext, Remedy
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import Plan, make_plan
-from enginery.passes.quantize.remedies.bias import CorrectBias, corrected_snr
+from enginery.passes.quantize.remedies.bias import CorrectBias, corrected_snr, folded_snr
 from enginery.passes.quantize.remedies.clip import ClipWeights
 from enginery.passes.quantize.remedies.ends import FloatEnds
 from enginery.passes.quantize.remedies.equalize import Equalize
@@ -194,7 +194,7 @@ class _Trials:
         from enginery.passes.graph.ir import load_graph
 
         if not self._correcting:
-            return self._reference.measure(placed, self._context)
+            return folded_snr(load_graph(placed), self._context, self._reference)
         context = replace(self._context, float_model=float_model or self._context.float_model)
         return corrected_snr(load_graph(placed), context, self._reference)
 

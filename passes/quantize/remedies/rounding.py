@@ -74,7 +74,7 @@ class RoundWeights:
                     Refusal(node.name, f"nearest rounding: {self.operations:g} operations were over") for node in chunk
                 ]
                 continue
-            sampled = sample_rows(model, chunk, context.fitting(), rows=self.rows, seed=context.seed)
+            sampled = sample_rows(model, chunk, context.fitting(), rows=self.rows, seed=context.seed, whole=True)
             for node in chunk:
                 rows = sampled[node.outputs[0].name].astype(np.float64)
                 details[node.name] = self._round(node, exact[node.name], rows)

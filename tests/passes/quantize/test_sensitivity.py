@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from quantizable import ModelBuilder, calibrate, sequences
 
 from enginery.engines.onnxruntime import open_model
+from enginery.passes.calibration.sweep import Calibrated
 from enginery.passes.quantize import (
     QuantizeOptions,
     Sensitivity,
@@ -49,12 +51,25 @@ def test_sensitivity_survives_json() -> None:
     assert Sensitivity.from_json(found.to_json()) == found
 
 
-def test_samples_are_taken_until_there_are_enough() -> None:
+def test_samples_are_taken_until_there_are_enough(tmp_path: Path) -> None:
+    inside = opened(tmp_path, {"x": ("batch", 3), "y": ("batch",)})
     batches = [{"x": np.zeros((4, 3)), "y": np.zeros(4)} for _ in range(3)]
-    assert [feeds["x"].shape for feeds in first_samples(batches, 6)] == [(4, 3), (2, 3)]
-    assert [feeds["y"].shape for feeds in first_samples(batches, 6)] == [(4,), (2,)]
+    assert [feeds["x"].shape for feeds in first_samples(inside, batches, 6)] == [(4, 3), (2, 3)]
+    assert [feeds["y"].shape for feeds in first_samples(inside, batches, 6)] == [(4,), (2,)]
 
 
-def test_a_batch_whose_inputs_have_other_first_axes_is_taken_whole() -> None:
-    batches = [{"x": np.zeros((4, 3)), "table": np.zeros((7, 2))}]
-    assert [feeds["x"].shape for feeds in first_samples(batches, 2)] == [(4, 3)]
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param({"x": ("batch", 3), "table": ("rows", 2)}, id="first axes of their own"),
+        pytest.param({"x": (4, 3), "table": (4, 2)}, id="a fixed batch"),
+    ],
+)
+def test_a_batch_that_the_model_takes_whole_only_is_taken_whole(tmp_path: Path, shapes) -> None:
+    batches = [{"x": np.zeros((4, 3)), "table": np.zeros((4, 2))}]
+    assert [feeds["x"].shape for feeds in first_samples(opened(tmp_path, shapes), batches, 2)] == [(4, 3)]
+
+
+def opened(folder: Path, shapes: dict[str, tuple[str | int, ...]]) -> Calibrated:
+    b = ModelBuilder(shapes)
+    return Calibrated.open(b.save(folder / "m.onnx", b.op("Neg", [next(iter(shapes))], "y_out")), open_model, ())
