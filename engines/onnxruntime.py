@@ -73,7 +73,10 @@ def open_model(model: Path, *, optimize: bool = False, threads: int | None = Non
     ort = import_onnxruntime()
     check_model(model)
     options = SessionOptions(threads=threads or 0, optimization="all" if optimize else "disabled")
-    return RunModel(_open(ort, model, options.session_options(ort), [CPU]))
+    session_options = options.session_options(ort)
+    # A pattern of the first run's memory is one block that the second run allocates beside what the first left.
+    session_options.enable_mem_pattern = False
+    return RunModel(_open(ort, model, session_options, [CPU]))
 
 
 class RunModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from enginery.passes.calibration.masks import Mask, mask_dimensions, valid_posit
 from enginery.passes.calibration.tensor_statistics import TensorStatistics, channel_axis, observe
 
 Progress = Callable[[int, int | None], None]
+
+OBSERVING = 4
+"""Threads that observe tensors: numpy lets go of the interpreter's lock in all but the counting of histograms."""
 
 
 @dataclass(frozen=True)
@@ -112,35 +116,37 @@ class Sweep:
     ) -> None:
         """Go through all batches, except those that `seen` holds already."""
         skip = Counter(self.seen.batches)
-        for index, feeds in enumerate(batches()):
-            if check is not None:
-                check(feeds, index)
-            digest = batch_digest(feeds)
-            if skip[digest] > 0:
-                skip[digest] -= 1
-                continue
-            self._fit(feeds)
-            self.seen = Seen(
-                batches=(*self.seen.batches, digest),
-                samples=self.seen.samples + _sample_count(feeds),
-                tensors=self._merged(feeds),
-            )
-            if progress is not None:
-                progress(index + 1, total)
+        with ThreadPoolExecutor(OBSERVING) as pool:
+            for index, feeds in enumerate(batches()):
+                if check is not None:
+                    check(feeds, index)
+                digest = batch_digest(feeds)
+                if skip[digest] > 0:
+                    skip[digest] -= 1
+                    continue
+                self._fit(feeds)
+                self.seen = Seen(
+                    batches=(*self.seen.batches, digest),
+                    samples=self.seen.samples + _sample_count(feeds),
+                    tensors=self._merged(feeds, pool),
+                )
+                if progress is not None:
+                    progress(index + 1, total)
 
-    def _merged(self, feeds: Feeds) -> dict[str, TensorStatistics]:
+    def _merged(self, feeds: Feeds, pool: Executor) -> dict[str, TensorStatistics]:
         if self._session is None:
             self._session = self._calibrated.expose(self._folder / "tensors.onnx", self._tensors)
         outputs = self._session(feeds)
-        merged = {name: self.seen.tensors[name] for name in self._tensors if name in self.seen.tensors}
-        for name in self._tensors:
+
+        def merged(name: str) -> TensorStatistics | None:
             # Popped, so that each array is freed as soon as it was observed.
             array = outputs.pop(name)
             mask = self._calibrated.mask(name, array.ndim, feeds)
-            part = observe(array, mask=mask, histograms=self._histograms)
-            if part is not None:
-                merged[name] = merged[name].merge(part) if name in merged else part
-        return merged
+            part, before = observe(array, mask=mask, histograms=self._histograms), self.seen.tensors.get(name)
+            return before if part is None else part if before is None else before.merge(part)
+
+        found = zip(self._tensors, pool.map(merged, self._tensors), strict=True)
+        return {name: tensor for name, tensor in found if tensor is not None}
 
     def _fit(self, feeds: Feeds) -> None:
         """Put tensors off until the rest fits the budget; measured anew for a batch larger than any before."""

@@ -12,6 +12,10 @@ from enginery.passes.calibration.observers.base import require_histogram
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+LEAST = 1e-12
+"""What Q is where it has no value and P has one."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Entropy:
         if top == 0:
             return 0.0, 0.0
         histogram = _linear_histogram(np.abs(values), counts.astype(np.float64), top, self.bins)
-        thresholds = range(self.levels, self.bins + 1, max(1, self.bins // 512))
-        best = min(thresholds, key=lambda length: _divergence(histogram, length, self.levels))
+        thresholds = np.arange(self.levels, self.bins + 1, max(1, self.bins // 512))
+        best = int(thresholds[np.argmin(divergences(histogram, thresholds, self.levels))])
         reach = top * best / self.bins
         return max(-reach, tensor.low), min(reach, tensor.high)
 
@@ -45,29 +49,37 @@ def _linear_histogram(magnitudes: Floats, counts: Floats, top: float, bins: int)
 
     Zeros are left out: they are represented exactly by every threshold, and would hide everything else.
     """
-    histogram = np.zeros(bins)
-    half = magnitudes / 256
-    first = np.clip((magnitudes - half) / top * bins, 0, bins - 1).astype(np.int64)
-    last = np.clip((magnitudes + half) / top * bins, 0, bins - 1).astype(np.int64)
-    for start, stop, count in zip(first[magnitudes > 0], last[magnitudes > 0], counts[magnitudes > 0], strict=True):
-        histogram[start : stop + 1] += count / (stop - start + 1)
-    return histogram
+    half, inside = magnitudes / 256, magnitudes > 0
+    first = np.clip((magnitudes - half) / top * bins, 0, bins - 1).astype(np.int64)[inside]
+    last = np.clip((magnitudes + half) / top * bins, 0, bins - 1).astype(np.int64)[inside]
+    widths = last - first + 1
+    begins = np.cumsum(widths) - widths
+    covered = np.arange(widths.sum()) + np.repeat(first - begins, widths)
+    shares = np.repeat(counts[inside] / widths, widths)
+    return np.asarray(np.bincount(covered, shares, minlength=bins), np.float64)
 
 
-def _divergence(histogram: Floats, length: int, levels: int) -> float:
-    """KL(P || Q) when magnitudes beyond the first `length` bins saturate."""
-    inside = histogram[:length]
-    p = inside.copy()
-    p[-1] += histogram[length:].sum()
-    edges = np.arange(levels) * length // levels
-    occupied = (inside > 0).astype(np.float64)
-    totals, members = np.add.reduceat(inside, edges), np.add.reduceat(occupied, edges)
-    spread = np.divide(totals, members, out=np.zeros(levels), where=members > 0)
-    q = np.repeat(spread, np.diff(np.append(edges, length))) * occupied
-    if q.sum() == 0:
-        return float("inf")
-    p, q = p / p.sum(), q / q.sum()
-    if np.any((p > 0) & (q == 0)):
-        q = np.maximum(q, 1e-12)
-    seen = p > 0
-    return float(p[seen] @ np.log(p[seen] / q[seen]))
+def divergences(histogram: Floats, thresholds: Integers, levels: int) -> Floats:
+    """KL(P || Q), float64 [thresholds], where `histogram` saturates beyond its first `thresholds` bins.
+
+    Within a group Q is one value, so that the sum over its bins needs their total alone. With running sums a threshold
+    costs its groups, not its bins. The bin that takes the outliers is added by itself.
+    """
+    occupied = histogram > 0
+    masses, members, weights = (
+        np.concatenate(([0.0], np.cumsum(each)))
+        for each in (histogram, occupied, histogram * np.log(histogram, where=occupied, out=np.zeros(len(histogram))))
+    )
+    every = masses[-1]
+    edges = np.column_stack((np.arange(levels) * thresholds[:, None] // levels, thresholds))
+    totals, counts = np.diff(masses[edges]), np.diff(members[edges])
+    spread = np.divide(totals, counts, where=totals > 0, out=np.ones(totals.shape))
+    kept = masses[thresholds]
+    last, outliers = histogram[thresholds - 1], every - kept
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Sum over all bins but the last of p log(p / q), times the number of values.
+        within = weights[thresholds - 1] - (totals * np.log(spread)).sum(axis=1) + last * np.log(spread[:, -1])
+        within += (kept - last) * (np.log(kept) - np.log(every))
+        q = np.where(last > 0, spread[:, -1] / kept, LEAST)
+        end = np.where(last + outliers > 0, (last + outliers) * (np.log((last + outliers) / every) - np.log(q)), 0.0)
+    return np.where(kept > 0, (within + end) / every, np.inf)

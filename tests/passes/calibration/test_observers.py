@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from enginery.errors import StatisticsError, UsageError
 from enginery.passes.calibration import make_observer
 from enginery.passes.calibration.histogram import bin_edges, count_values, distribution
-from enginery.passes.calibration.observers.entropy import Entropy
+from enginery.passes.calibration.observers.entropy import Entropy, divergences
 from enginery.passes.calibration.observers.mse import grid_error
 from enginery.passes.calibration.tensor_statistics import TensorStatistics, observe
 
@@ -82,6 +82,33 @@ def test_entropy_keeps_a_uniform_distribution_whole_and_ignores_zeros() -> None:
     assert high > 0.9
     sparse = np.where(np.random.default_rng(1).random(uniform.shape) < 0.9, 0, uniform)
     assert Entropy().range(seen(sparse))[1] > 0.9
+
+
+def divergence(histogram: np.ndarray, length: int, levels: int) -> float:
+    """KL(P || Q) as the slides define it, bin by bin."""
+    p = histogram[:length].copy()
+    p[-1] += histogram[length:].sum()
+    q = np.zeros(length)
+    for level in range(levels):
+        group = slice(level * length // levels, (level + 1) * length // levels)
+        occupied = histogram[group] > 0
+        q[group] = np.where(occupied, histogram[group].sum() / max(occupied.sum(), 1), 0.0)
+    if q.sum() == 0:
+        return float("inf")
+    p, q = p / p.sum(), np.maximum(q / q.sum(), 1e-12)
+    return float(p[p > 0] @ np.log(p[p > 0] / q[p > 0]))
+
+
+@pytest.mark.parametrize("spread", ["dense", "sparse", "ends"])
+def test_the_divergence_is_the_one_of_the_definition(spread: str) -> None:
+    histogram = np.random.default_rng(0).geometric(0.01, 64).astype(np.float64)
+    if spread == "sparse":
+        histogram[np.random.default_rng(1).random(64) < 0.7] = 0
+    if spread == "ends":
+        histogram[1:-1] = 0
+    thresholds = np.arange(8, 65)
+    expected = [divergence(histogram, int(length), 8) for length in thresholds]
+    np.testing.assert_allclose(divergences(histogram, thresholds, 8), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["entropy", "mse", "percentile"])
