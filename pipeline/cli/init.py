@@ -22,7 +22,7 @@ def command(origin: str, output: Path | None, name: str | None, inputs: tuple[st
     enginery init ./my-bert
     enginery init net.py:Net --input 'x:float32[batch,3,224,224]'
     """
-    from enginery.pipeline.recipe.scaffold import recipe_name, scaffold
+    from enginery.pipeline.scaffold import recipe_name, scaffold
 
     name = recipe_name(name or origin)
     written = scaffold(origin, output or Path(name), name=name, inputs=inputs, data=data)

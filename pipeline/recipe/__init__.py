@@ -1,7 +1,6 @@
 """Recipes: the file that says all there is to say about one model.
 
-`schema` is what it may say; `file` reads and explains it; `catalogue` finds the built-in ones; `scaffold` writes
-a first one.
+`schema` is what it may say; `file` reads and explains it; `catalogue` finds the built-in ones.
 """
 
 from enginery.pipeline.recipe.schema import (

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enginery.errors import MissingDependencyError, RecipeError, SourceError
 from enginery.pipeline.recipe import Source
 from enginery.pipeline.source.digest import file_digest
+from enginery.pipeline.source.hf_class import answer, class_name
 from enginery.pipeline.source.original import Original, parameters_digest
 from enginery.pipeline.source.torchvision import prepare_torchvision
 from enginery.pipeline.source.weights import check_pinned, load_state, read_weights, weights_file
 
 if TYPE_CHECKING:
     import torch
-
-TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "feature-extraction": ("AutoModel", ("last_hidden_state",)),
-    "text-classification": ("AutoModelForSequenceClassification", ("logits",)),
-    "token-classification": ("AutoModelForTokenClassification", ("logits",)),
-    "question-answering": ("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
-    "fill-mask": ("AutoModelForMaskedLM", ("logits",)),
-    "text-generation": ("AutoModelForCausalLM", ("logits",)),
-    "text2text-generation": ("AutoModelForSeq2SeqLM", ("logits",)),
-    "image-classification": ("AutoModelForImageClassification", ("logits",)),
-    "object-detection": ("AutoModelForObjectDetection", ("logits", "pred_boxes")),
-    "semantic-segmentation": ("AutoModelForSemanticSegmentation", ("logits",)),
-    "audio-classification": ("AutoModelForAudioClassification", ("logits",)),
-}
-"""Class of the transformers library, and the fields of its result that are tensors and the answer."""
 
 OWN_OPTIONS = ("task", "outputs", "revision")
 """Options of this loader; all others go to `from_pretrained`."""
@@ -41,22 +28,21 @@ PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.py", "*.txt")
 def load(source: Source, folder: Path, inputs: Sequence[str]) -> Original:
     """Load the model in float32 and wrap it so that it takes the recipe's inputs and returns tensors.
 
-    Options: `task` (one of `TASKS`, default feature-extraction), `outputs` (fields of the result), `revision`, and
+    The class is the one that the weights were saved from, so that a classifier keeps its head; the option `task`
+    (one of `hf_class.TASKS`) asks for another. Further options: `outputs` (fields of the result), `revision`, and
     keyword arguments of `from_pretrained`, such as `attn_implementation`. Code of the model's own repository is never
     executed. A hub name is looked for in the local cache first.
 
     Raises:
         RecipeError: the task or an input is unknown to the model.
-        SourceError: the model cannot be found or loaded.
+        SourceError: the model cannot be found or loaded, or its weights are not all there.
     """
     options = dict(source.options)
-    task = options.get("task", "feature-extraction")
-    if task not in TASKS:
-        raise RecipeError(f"source.options.task: given {task!r}; expected one of {', '.join(TASKS)}.")
-    class_name, fields = TASKS[task]
-    outputs = tuple(options.get("outputs", fields))
-    model, preparation = _pretrained(source, folder, class_name, options)
-    if source.weights is not None:
+    model, missing, preparation = _pretrained(source, folder, options)
+    outputs = tuple(options.get("outputs", answer(type(model))))
+    if source.weights is None:
+        preparation += _complete(model, missing, outputs)
+    else:
         path = weights_file(source.weights, folder)
         check_pinned(source.weights, path)
         load_state(model, read_weights(path), path.name)
@@ -86,6 +72,23 @@ def digest(source: Source, folder: Path) -> dict[str, Any]:
     return {**facts, "name": source.hf, "commit": Path(found).parent.name if isinstance(found, str) else None}
 
 
+def model_class(folder: Path) -> tuple[type[Any], Any]:
+    """The class that a folder's weights were saved from, and its configuration; no weights are read.
+
+    Raises:
+        SourceError: transformers does not know it.
+    """
+    _version()
+    prepare_torchvision()
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(f"transformers cannot read {folder}/config.json: {error}") from error
+    return getattr(transformers, class_name(config, None)), config
+
+
 def wrap(model: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> torch.nn.Module:
     """A module whose forward takes exactly `inputs`, in order or by name, and returns the named fields as tensors.
 
@@ -106,8 +109,13 @@ def wrap(model: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ..
 
         def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> Any:
             result = self.model(**dict(zip(inputs, args, strict=False)), **kwargs, **_fixed(known))
-            answer = tuple(result[name] for name in outputs)
-            return answer[0] if len(answer) == 1 else answer
+            if absent := [name for name in outputs if name not in result]:
+                raise RecipeError(
+                    f"The answer of {type(self.model).__name__} has no {absent}; it has: {', '.join(result)}. "
+                    "Name the fields that you want in source.options.outputs."
+                )
+            fields = tuple(result[name] for name in outputs)
+            return fields[0] if len(fields) == 1 else fields
 
     # Exporters and sessions read the names of the inputs from the signature.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -122,9 +130,8 @@ def _fixed(known: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in fixed.items() if name in known}
 
 
-def _pretrained(
-    source: Source, folder: Path, class_name: str, options: Mapping[str, Any]
-) -> tuple[Any, tuple[str, ...]]:
+def _pretrained(source: Source, folder: Path, options: Mapping[str, Any]) -> tuple[Any, list[str], tuple[str, ...]]:
+    """The model, the names of its weights that the checkpoint lacks, and what was done to load it."""
     import torch
 
     _version()
@@ -132,23 +139,70 @@ def _pretrained(
     import transformers
 
     local = _local(source, folder)
-    name = str(local) if local is not None else source.hf
+    name = str(local) if local is not None else source.hf or ""
+    of_config = {"trust_remote_code": False, **{key: options[key] for key in ("revision",) if key in options}}
     passed = {key: value for key, value in options.items() if key not in OWN_OPTIONS}
-    passed |= {"revision": options["revision"]} if "revision" in options else {}
-    passed = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True, **passed}
-    load_class = getattr(transformers, class_name)
+    passed = {"dtype": torch.float32, "use_safetensors": True, **of_config, **passed}
+
+    def load(*, local_files_only: bool) -> Any:
+        config = transformers.AutoConfig.from_pretrained(name, local_files_only=local_files_only, **of_config)
+        load_class = getattr(transformers, class_name(config, options.get("task")))
+        return load_class.from_pretrained(name, local_files_only=local_files_only, output_loading_info=True, **passed)
+
     try:
-        try:
-            return load_class.from_pretrained(name, local_files_only=True, **passed).eval(), preparation
-        except OSError:
-            if local is not None:
-                raise
-            return load_class.from_pretrained(name, **passed).eval(), preparation
+        with _silent():
+            try:
+                model, found = load(local_files_only=True)
+            except OSError:
+                if local is not None:
+                    raise
+                model, found = load(local_files_only=False)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise SourceError(
-            f"transformers cannot load {source.hf!r} as {class_name}: {error} Give a folder with config.json and "
-            "model.safetensors, or a name that the hub knows and this machine can reach."
+            f"transformers cannot load {source.hf!r}: {error} Give a folder with config.json and model.safetensors, "
+            "or a name that the hub knows and this machine can reach."
         ) from error
+    if unread := sorted(found["unexpected_keys"]):
+        preparation += (f"left out: {_some(unread)}, for which {type(model).__name__} has no place",)
+    missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+    return model.eval(), sorted(missing), preparation
+
+
+@contextmanager
+def _silent() -> Generator[None]:
+    """Without transformers' own bars and warnings: what they warn of is an error here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _complete(model: Any, missing: Sequence[str], outputs: Sequence[str]) -> tuple[str, ...]:
+    """Refuse a model with weights that the checkpoint lacks: transformers draws them at random, and warns.
+
+    Checkpoints without a pooler are common. Where no output needs it, it is taken out.
+    """
+    if not missing:
+        return ()
+    if all(name.startswith("pooler.") for name in missing) and "pooler_output" not in outputs:
+        model.pooler = None
+        return ("pooler: left out (the checkpoint has no weights for it, and no output needs it)",)
+    raise SourceError(
+        f"{type(model).__name__} needs weights that the checkpoint lacks or has in another shape: {_some(missing)}. "
+        "They would be random. Train them first, or ask in source.options.task for what the checkpoint was trained for."
+    )
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def prepare(model: Any) -> tuple[str, ...]:

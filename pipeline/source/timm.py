@@ -34,6 +34,8 @@ def load(source: Source, folder: Path) -> Original:
             f"timm cannot create {source.timm!r} with {source.options}: {type(error).__name__}: {error}. "
             "Pin a weights file in `source.weights` where the hub cannot be reached."
         ) from error
+    if options["pretrained"]:
+        _require_its_head(source, module)
     provenance: dict[str, Any] = {"timm": source.timm, "options": source.options, "pretrained": options["pretrained"]}
     if source.weights is None:
         return Original("timm", parameters_digest(module), module.eval(), None, provenance, preparation)
@@ -42,6 +44,16 @@ def load(source: Source, folder: Path) -> Original:
     load_state(module, read_weights(path), path.name)
     provenance["weights"] = {"file": path.name, "sha256": digest}
     return Original("timm", digest, module.eval(), None, provenance, preparation)
+
+
+def _require_its_head(source: Source, module: Any) -> None:
+    """Timm draws a classifier of another size than the pretrained one at random, in silence; 0 leaves it out."""
+    trained = module.pretrained_cfg.get("num_classes")
+    if module.num_classes not in (0, trained):
+        raise SourceError(
+            f"timm's pretrained {source.timm!r} has {trained} classes; given num_classes={module.num_classes}, "
+            "for which its classifier would be random. Pin trained weights in `source.weights`, or leave num_classes out."
+        )
 
 
 def digest(source: Source, folder: Path) -> dict[str, Any]:

@@ -1,9 +1,13 @@
+import json
+import shutil
+
 import pytest
 import torch
 
 from enginery.errors import RecipeError, SourceError
 from enginery.pipeline.recipe import Source
 from enginery.pipeline.source import load_original, source_digest
+from enginery.pipeline.source.hf_class import answer
 from enginery.pipeline.source.torchvision import prepare_torchvision
 
 TINY = {
@@ -33,6 +37,11 @@ def load(folder, *inputs: str, **options):
     return load_original(Source(hf=folder.name, options=options), folder.parent, trust=False, seed=0, inputs=inputs)
 
 
+def steps(original) -> list[str]:
+    """What was done to this model; what was done to torchvision concerns the machine."""
+    return [step for step in original.preparation if not step.startswith("torchvision")]
+
+
 def test_the_model_takes_the_recipes_inputs_and_returns_a_tensor(transformers, bert):
     original = load(bert, "input_ids", "attention_mask", task="text-classification")
     mask = torch.ones_like(IDS)
@@ -46,10 +55,82 @@ def test_the_model_takes_the_recipes_inputs_and_returns_a_tensor(transformers, b
 
 
 def test_outputs_are_chosen_by_name(bert):
-    original = load(bert, "input_ids", outputs=["pooler_output", "last_hidden_state"])
+    original = load(bert, "input_ids", task="feature-extraction", outputs=["pooler_output", "last_hidden_state"])
     pooled, hidden = original.module(IDS)
     assert pooled.shape == (2, 16)
     assert hidden.shape == (2, 7, 16)
+
+
+def test_a_field_that_the_answer_lacks_lists_those_that_it_has(bert):
+    module = load(bert, "input_ids", outputs=["pooler_output"]).module
+    with pytest.raises(RecipeError, match=r"no \['pooler_output'\]; it has: logits"):
+        module(IDS)
+
+
+def test_without_a_task_the_model_keeps_the_head_that_it_was_trained_with(transformers, bert, capfd):
+    original = load(bert, "input_ids")
+    reference = transformers.BertForSequenceClassification.from_pretrained(bert).eval()
+    capfd.readouterr()
+    with torch.inference_mode():
+        assert torch.equal(original.module(IDS), reference(input_ids=IDS).logits)
+    assert steps(original) == []
+
+
+def test_what_another_task_leaves_out_is_on_record(bert, capfd):
+    original = load(bert, "input_ids", task="feature-extraction")
+    assert steps(original) == ["left out: classifier.bias, classifier.weight, for which BertModel has no place"]
+    assert capfd.readouterr().err == "", "transformers' own bars and tables"
+
+
+def test_weights_that_would_be_random_are_refused(bert):
+    with pytest.raises(SourceError, match=r"BertForMaskedLM needs .* lacks .*: cls\.predictions.* and \d+ more"):
+        load(bert, "input_ids", task="fill-mask")
+
+
+def test_weights_of_another_shape_are_refused(bert):
+    with pytest.raises(SourceError, match=r"in another shape: classifier\.bias, classifier\.weight"):
+        load(bert, "input_ids", num_labels=5, ignore_mismatched_sizes=True)
+
+
+def test_a_pooler_that_nobody_trained_is_taken_out(transformers, tmp_path):
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(**TINY), add_pooling_layer=False).eval()
+    model.save_pretrained(tmp_path / "no-pooler")
+    original = load(tmp_path / "no-pooler", "input_ids")
+    with torch.inference_mode():
+        assert torch.equal(original.module(IDS), model(input_ids=IDS).last_hidden_state)
+    assert [step.partition(":")[0] for step in steps(original)] == ["pooler"]
+    with pytest.raises(SourceError, match=r"pooler\.dense"):
+        load(tmp_path / "no-pooler", "input_ids", outputs=["pooler_output"])
+
+
+@pytest.mark.parametrize(
+    ("architectures", "said"), [(None, "names no architecture"), (["OddModel"], "names the architecture OddModel")]
+)
+def test_a_class_that_transformers_does_not_have(tmp_path, bert, architectures, said):
+    folder = tmp_path / "odd"
+    shutil.copytree(bert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": architectures}))
+    with pytest.raises(SourceError, match=f"{said}; .*source.options.task"):
+        load(folder, "input_ids")
+    assert load(folder, "input_ids", task="text-classification").module(IDS).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("BertModel", ("last_hidden_state",)),
+        ("GPT2LMHeadModel", ("logits",)),
+        ("T5ForConditionalGeneration", ("logits",)),
+        ("BertForQuestionAnswering", ("start_logits", "end_logits")),
+        ("DetrForObjectDetection", ("logits", "pred_boxes")),
+        ("CLIPModel", ("image_embeds", "text_embeds")),
+        ("CLIPTextModelWithProjection", ("text_embeds",)),
+    ],
+)
+def test_the_answer_of_a_class(transformers, name, fields):
+    assert answer(getattr(transformers, name)) == fields
 
 
 def test_it_exports_by_the_names_of_its_inputs(bert):
@@ -73,7 +154,7 @@ def test_a_folder_without_weights(tmp_path, bert):
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "config.json").write_text((bert / "config.json").read_text())
-    with pytest.raises(SourceError, match="transformers cannot load 'broken' as AutoModel"):
+    with pytest.raises(SourceError, match="transformers cannot load 'broken'"):
         load(folder, "input_ids")
 
 

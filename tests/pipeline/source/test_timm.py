@@ -45,6 +45,16 @@ def test_pinned_weights(timm, tmp_path):
         assert torch.equal(original.module(image), model(image))
 
 
+def test_a_classifier_that_would_be_random_is_refused(timm, tmp_path):
+    save_file(timm.create_model(NAME).state_dict(), tmp_path / "w.safetensors")
+    pretrained = {"pretrained_cfg_overlay": {"file": str(tmp_path / "w.safetensors")}}
+    image = torch.zeros(1, 3, 64, 64)
+    assert load(tmp_path, options=pretrained).module(image).shape == (1, 1000)
+    assert load(tmp_path, options={**pretrained, "num_classes": 0}).module(image).ndim == 2
+    with pytest.raises(SourceError, match=r"has 1000 classes; given num_classes=5, .* would be random"):
+        load(tmp_path, options={**pretrained, "num_classes": 5})
+
+
 def test_an_unknown_model_is_told(timm, tmp_path):
     with pytest.raises(SourceError, match=r"timm cannot create 'no_such_net'.*Unknown model"):
         load(tmp_path, "no_such_net", options={"pretrained": False})

@@ -1,6 +1,5 @@
 """`enginery init`: what a model says is filled in, what it cannot say is marked, nothing is overwritten."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from enginery.errors import InvalidModelError, UsageError
 from enginery.pipeline.cli.main import cli
 from enginery.pipeline.recipe.file import load_recipe
-from enginery.pipeline.recipe.scaffold import Input, recipe_name, scaffold
+from enginery.pipeline.scaffold import Input, recipe_name, scaffold
 
 NET = """
 import torch
@@ -95,35 +94,6 @@ def test_which_callable(tmp_path, text, origin, words):
     (tmp_path / "net.py").write_text(text)
     with pytest.raises(UsageError, match=words):
         scaffold(str(tmp_path / origin), tmp_path / "out", name="net")
-
-
-@pytest.mark.parametrize(
-    ("config", "files", "inputs"),
-    [
-        ({"vocab_size": 9}, ["tokenizer.json"], {"input_ids": ("batch", "seq"), "attention_mask": ("batch", "seq")}),
-        ({"vocab_size": 9}, [], {"input_ids": ("batch", "seq"), "attention_mask": ("batch", "seq")}),
-        ({"image_size": 32, "num_channels": 1}, [], {"pixel_values": ("batch", 1, 32, 32)}),
-        ({"image_size": [32, 64]}, [], {"pixel_values": ("batch", 3, 32, 64)}),
-    ],
-)
-def test_a_hugging_face_folder(tmp_path, config, files, inputs):
-    folder = tmp_path / "my-bert"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    for name in files:
-        (folder / name).write_text("{}")
-    scaffold(str(folder), tmp_path / "out", name="b")
-    recipe = load_recipe(str(tmp_path / "out")).recipe
-    assert recipe.source.hf == "../my-bert"
-    assert {name: tensor.shape for name, tensor in recipe.inputs.items()} == inputs
-    assert recipe.data.calibration is not None
-    assert recipe.data.calibration.kind == ("text" if files else "python")
-
-
-def test_a_hugging_face_folder_that_says_too_little(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="neither an image_size nor a vocab_size"):
-        scaffold(str(tmp_path), tmp_path / "out", name="b")
 
 
 def test_nothing_is_overwritten(model, tmp_path):
