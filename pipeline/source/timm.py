@@ -52,7 +52,7 @@ def _require_its_head(source: Source, module: Any) -> None:
     if module.num_classes not in (0, trained):
         raise SourceError(
             f"timm's pretrained {source.timm!r} has {trained} classes; given num_classes={module.num_classes}, "
-            "for which its classifier would be random. Pin trained weights in `source.weights`, or leave num_classes out."
+            "for which its classifier would be random. Pin trained weights in `source.weights`, or leave it out."
         )
 
 
