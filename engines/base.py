@@ -117,6 +117,10 @@ class Session(ABC):
     def describe(self) -> dict[str, Any]:
         """What is really in use: runtime and version, provider or device, threads."""
 
+    def kernels(self) -> dict[str, Any]:
+        """`kernels.kernel_facts` of the loaded engine, where it knows more than its build did; empty elsewhere."""
+        return {}
+
     def close(self) -> None:
         self._closed = True
 

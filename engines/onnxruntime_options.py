@@ -11,6 +11,9 @@ from enginery.errors import UsageError
 
 Level = Literal["disabled", "basic", "extended", "layout", "all"]
 
+GPU_ONLY: Final = ("provider", "cpu_nodes")
+"""Options that the CPU's provider has no use for: an error there, not a silence."""
+
 SLOW_ON_CPU: Final = ("SkipLayerNormFusion",)
 """Optimizers that make the CPU engine slower: the kernel of SkipLayerNormalization takes about six times as long as
 Add and LayerNormalization (measured on 1.31.1: without it MiniLM is 1.09 to 1.15 times faster)."""
@@ -47,6 +50,8 @@ class SessionOptions:
         if unknown := sorted(set(options) - known):
             raise UsageError(f"Unknown option {unknown[0]!r} of {target}. Available: {', '.join(sorted(known))}.")
         values = {**defaults, **options}
+        if target == "onnxruntime-cpu" and (idle := [name for name in GPU_ONLY if values.get(name)]):
+            raise UsageError(f"`{idle[0]}` is an option of onnxruntime-cuda and onnxruntime-tensorrt, not of {target}.")
         for name in ("disabled_optimizers", "cpu_nodes"):
             if name in values:
                 values[name] = tuple(_strings(values[name], name, target))

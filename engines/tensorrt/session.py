@@ -14,6 +14,8 @@ import numpy as np
 
 from enginery.engines.base import Arrays, BuildSpec, DimRange, Feeds, Session, TensorSpec
 from enginery.engines.cuda.runtime import Buffer, Graph, Stream
+from enginery.engines.kernels import kernel_facts
+from enginery.engines.tensorrt.layers import read_inspector
 from enginery.engines.tensorrt.log import BuildLog
 from enginery.engines.tensorrt.options import BuildOptions
 from enginery.errors import EngineError, InputError
@@ -115,12 +117,13 @@ class TensorRTSession(Session):
             self._require(parser.refit_from_file(str(model)), f"read the weights of {model.name}")
             self._require(refitter.refit_cuda_engine(), f"take the weights of {model.name}")
 
-    def layers(self) -> str:
-        """The engine inspector's table, as JSON text."""
-        inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = self._context
-        table: str = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return table
+    def kernels(self) -> dict[str, Any]:
+        """The engine inspector's table: the shapes and tactics of the device at hand are decided in it."""
+        with self._lock:
+            inspector = self._engine.create_engine_inspector()
+            inspector.execution_context = self._context
+            table: str = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return kernel_facts(read_inspector(table))
 
     def close(self) -> None:
         with self._lock:

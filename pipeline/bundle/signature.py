@@ -67,16 +67,34 @@ def make_signature(
 
     config = signing.Config()
     config.set_hashing_config(Known())
+    _use_key(config, key, password)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / SIGNATURE
+        config.sign(Path(name), written)
+        return written.read_bytes()
+
+
+def check_key(key: Path, password: str | None = None) -> None:
+    """Check that `key` can sign, before work begins whose result it is to sign.
+
+    Raises:
+        MissingDependencyError: the extra `sign` is absent.
+        UsageError: the key cannot be read, or is of another kind.
+    """
+    try:
+        from model_signing import signing
+    except ImportError as error:
+        raise missing(error, "sign", "Signing a bundle") from error
+    _use_key(signing.Config(), key, password)
+
+
+def _use_key(config: Any, key: Path, password: str | None) -> None:
     try:
         # model_signing declares str, and hands it to a function that takes bytes only.
         secret = cast("Any", password.encode() if password is not None else None)
         config.use_elliptic_key_signer(private_key=key, password=secret)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{key} cannot sign: {_first_line(error)}. {_KEYS}") from error
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / SIGNATURE
-        config.sign(Path(name), written)
-        return written.read_bytes()
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,22 @@ public_key_option = click.option(
     envvar="ENGINERY_PUBLIC_KEY",
     help="Demand a signature that this key (a PEM file) verifies.",
 )
+
+
+def key_option(*, required: bool) -> Callable[[F], F]:
+    """`--key`, the key that signs; `ENGINERY_KEY_PASSWORD` holds the password of an encrypted one."""
+    return click.option(
+        "--key",
+        type=File(),
+        required=required,
+        envvar="ENGINERY_KEY",
+        help="The private key: a PEM file with an elliptic-curve key.",
+    )
+
+
+builder_option = click.option(
+    "--builder", help="A URI that names who built, for the provenance (default: somebody's machine)."
+)
 explain_option = click.option("--explain", is_flag=True, help="Say why each stage ran or was reused.")
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the runtime (default: as the bundle was built)."

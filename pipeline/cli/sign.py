@@ -4,19 +4,21 @@ from pathlib import Path
 
 import click
 
-from enginery.pipeline.cli.options import File, bundle_argument, echo_json, json_option, verbosity_options
+from enginery.pipeline.cli.options import (
+    File,
+    builder_option,
+    bundle_argument,
+    echo_json,
+    json_option,
+    key_option,
+    verbosity_options,
+)
 
 
 @click.command("sign")
 @bundle_argument
-@click.option(
-    "--key",
-    type=File(),
-    required=True,
-    envvar="ENGINERY_KEY",
-    help="The private key: a PEM file with an elliptic-curve key.",
-)
-@click.option("--builder", help="A URI that names who built, for the provenance (default: somebody's machine).")
+@key_option(required=True)
+@builder_option
 @click.option("--write-public-key", type=File(), help="Write the key's public half here, for whoever verifies.")
 @json_option
 @verbosity_options

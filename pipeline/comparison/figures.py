@@ -40,7 +40,10 @@ class SpeedFigures:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found out about one engine. `session` is what it says of itself: runtime, provider, threads."""
+    """What was found out about one engine.
+
+    `session` is what it says of itself: runtime, provider, threads; `kernels` what it says of its kernels once loaded.
+    """
 
     faults: tuple[str, ...] = ()
     cases: tuple[CaseFigures, ...] = ()
@@ -48,6 +51,7 @@ class Measured:
     metric: MetricFigures | None = None
     session: Mapping[str, Any] = field(default_factory=dict[str, Any])
     speed: SpeedFigures | None = None
+    kernels: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the speed, which is a timing."""
@@ -59,6 +63,7 @@ class Measured:
             "evaluation": [output.to_json() for output in self.evaluation],
             "metric": None if self.metric is None else vars(self.metric),
             "session": dict(self.session),
+            "kernels": dict(self.kernels),
         }
 
     @classmethod
@@ -73,4 +78,5 @@ class Measured:
             metric=None if value["metric"] is None else MetricFigures(**value["metric"]),
             session=value["session"],
             speed=speed,
+            kernels=value["kernels"],
         )

@@ -71,6 +71,7 @@ class Validation:
             evaluation=comparer.figures() if self.evaluation is not None else (),
             metric=metric,
             session=self.session.describe(),
+            kernels=self.session.kernels(),
         )
 
     def _measure_case(self, name: str) -> CaseFigures | None:

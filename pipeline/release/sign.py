@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from enginery.pipeline.bundle.folder import PROVENANCE, SUMS, Verified, must_be_bundle, sums_text, verify_to_sign
@@ -13,8 +13,23 @@ from enginery.pipeline.release.provenance import LOCAL_BUILDER, sign_statement, 
 from enginery.pipeline.store.locks import hold_folder
 
 
+@dataclass(frozen=True)
+class Signer:
+    """Who signs: the private key (a PEM file), the password of an encrypted one, and a URI that names who built."""
+
+    key: Path
+    password: str | None = None
+    builder: str = LOCAL_BUILDER
+
+
 def sign_bundle(
-    bundle: Path, key: Path, *, password: str | None = None, builder: str = LOCAL_BUILDER, finished: str | None = None
+    bundle: Path,
+    key: Path,
+    *,
+    password: str | None = None,
+    builder: str = LOCAL_BUILDER,
+    finished: str | None = None,
+    name: str | None = None,
 ) -> Verified:
     """Verify a bundle's digests, then write its provenance, its signature and the sums of both.
 
@@ -27,6 +42,7 @@ def sign_bundle(
         password: of an encrypted key.
         builder: a URI that names who built.
         finished: when the build ended (RFC 3339), for the provenance.
+        name: of the folder in which the bundle is to stand, where it does not stand there yet.
 
     Raises:
         IntegrityError: a file of the bundle is not as it was built; nothing was signed.
@@ -40,7 +56,7 @@ def sign_bundle(
         document = statement(verified.manifest, verified.manifest_digest, builder=builder, finished=finished)
         envelope = sign_statement(document, key, password).encode()
         sums = {**verified.sums, PROVENANCE: _sha256(envelope)}
-        signature = make_signature(bundle.name, sums, {SUMS}, key, password)
+        signature = make_signature(name or bundle.name, sums, {SUMS}, key, password)
         sums[SIGNATURE] = _sha256(signature)
         listed = sums_text(sums).encode()
         write_together(bundle, {PROVENANCE: envelope, SIGNATURE: signature, SUMS: listed})

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from enginery._version import __version__
 from enginery.pipeline.bundle.manifest import DimRecord, GateVerdict, Signature
 from enginery.pipeline.comparison import OutputFigures
+from enginery.pipeline.comparison.figures import Measured
 from enginery.pipeline.gates import Question
 from enginery.pipeline.line import NEEDS_STATISTICS, Line
-from enginery.pipeline.recipe import Precision
+from enginery.pipeline.recipe import Precision, Recipe
 from enginery.pipeline.report import (
     Candidate,
     CaseErrors,
@@ -25,6 +26,9 @@ from enginery.pipeline.report import (
 )
 from enginery.pipeline.report.modules import module_pass_effects, module_pass_notes
 from enginery.pipeline.store import Result
+
+NOT_RUN: Final = "The engine was not run here: "
+"""How the note of a deferred build begins."""
 
 
 def make_report(
@@ -56,14 +60,12 @@ def make_report(
         inputs=tuple(Signature(name=s.name, dtype=s.dtype, shape=s.shape) for s in line.inputs),
         outputs=tuple(Signature(name=s.name, dtype=s.dtype, shape=s.shape) for s in line.outputs),
         dims={name: DimRecord(min=dim.min, opt=dim.opt, max=dim.max) for name, dim in line.dims.items()},
-        cases=tuple(CaseErrors(case=case.case, outputs=_errors(case.outputs)) for case in measured.cases),
-        evaluation=_errors(measured.evaluation),
-        metric=_metric(line, question),
-        latencies=tuple(_latencies(results)),
-        speedups=tuple(_speedups(question, results)),
+        latencies=tuple(latency for record in _timed(results) for latency in latencies_of(record)),
+        speedups=tuple(speedup for record in _timed(results) for speedup in speedups_of(record)),
+        **accuracy_of(line.recipe, measured),
         candidates=candidates,
         sizes=_sizes(line, target, precision),
-        kernels=_facts(line, target, precision).get("kernels") or {},
+        kernels=dict(measured.kernels) or _facts(line, target, precision).get("kernels") or {},
         coverage=quantized.get("coverage"),
         depth=tuple(Depth(node=point["node"], snr=point["snr_db"]) for point in quantized.get("depth", ())),
         passes=tuple(_passes(line, target, precision)),
@@ -80,7 +82,6 @@ def make_report(
         original=line.load.json("original.json"),
         data=line.data_digests,
         tools=_tools(results),
-        session=dict(measured.session),
     )
 
 
@@ -99,15 +100,25 @@ def _notes(line: Line, question: Question) -> Iterator[str]:
         yield f"Prepared for export: {step}."
     yield from module_pass_notes(line.compress)
     if question.deferred is not None:
-        yield f"The engine was not run here: {question.deferred}"
+        yield f"{NOT_RUN}{question.deferred}"
     if question.random_calibration:
         yield "Calibrated on random data."
     if not question.real_data:
         yield "The recipe names no evaluation data; shapes were run on seeded noise."
 
 
-def _metric(line: Line, question: Question) -> MetricFigures | None:
-    metric, found = line.recipe.metric, question.measured.metric
+def accuracy_of(recipe: Recipe, measured: Measured) -> dict[str, Any]:
+    """The fields of a report that say how an engine answered, and where."""
+    return {
+        "cases": tuple(CaseErrors(case=case.case, outputs=_errors(case.outputs)) for case in measured.cases),
+        "evaluation": _errors(measured.evaluation),
+        "metric": _metric(recipe, measured),
+        "session": dict(measured.session),
+    }
+
+
+def _metric(recipe: Recipe, measured: Measured) -> MetricFigures | None:
+    metric, found = recipe.metric, measured.metric
     if metric is None or found is None:
         return None
     return MetricFigures(
@@ -119,27 +130,29 @@ def _metric(line: Line, question: Question) -> MetricFigures | None:
     )
 
 
-def _latencies(results: Sequence[Result]) -> Iterator[Latency]:
-    for result in results:
-        measured = result.measured
-        for key, subject in (("candidate", "engine"), ("baseline", "float engine"), ("original", "original")):
-            if result.stage.stage == "benchmark" and (times := measured.get(key)) is not None:
-                yield Latency(
-                    subject=subject,
-                    case=measured["case"],
-                    median_ms=1e3 * times["median"],
-                    low_ms=1e3 * times["p10"],
-                    high_ms=1e3 * times["p90"],
-                    runs=times["runs"],
-                )
+def _timed(results: Sequence[Result]) -> Iterator[Mapping[str, Any]]:
+    return (result.measured for result in results if result.stage.stage == "benchmark")
 
 
-def _speedups(question: Question, results: Sequence[Result]) -> Iterator[Speedup]:
-    if (speed := question.measured.speed) is not None:
-        yield Speedup(baseline="float engine", **vars(speed))
-    for result in results:
-        if result.stage.stage == "benchmark" and (found := result.measured.get("against_original")) is not None:
-            yield Speedup(baseline="original", **found)
+def latencies_of(record: Mapping[str, Any]) -> Iterator[Latency]:
+    """The latencies in what the benchmark stage wrote."""
+    for key, subject in (("candidate", "engine"), ("baseline", "float engine"), ("original", "original")):
+        if (times := record.get(key)) is not None:
+            yield Latency(
+                subject=subject,
+                case=record["case"],
+                median_ms=1e3 * times["median"],
+                low_ms=1e3 * times["p10"],
+                high_ms=1e3 * times["p90"],
+                runs=times["runs"],
+            )
+
+
+def speedups_of(record: Mapping[str, Any]) -> Iterator[Speedup]:
+    """The ratios in what the benchmark stage wrote."""
+    for key, baseline in (("speed", "float engine"), ("against_original", "original")):
+        if (found := record.get(key)) is not None:
+            yield Speedup(baseline=baseline, **found)
 
 
 def _sizes(line: Line, target: str, precision: Precision) -> dict[str, int]:

@@ -255,3 +255,18 @@ def test_a_model_named_like_its_weights_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(EngineError, match="rename it"):
         copy_model(path, tmp_path / "out" / "model.onnx")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("target", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_gpu_provider_runs_and_lets_no_node_stray(tmp_path, target):
+    engine = get_engine(target)
+    if reason := engine.cannot_run():
+        pytest.skip(reason)
+    spec = models.spec(provider={"device_id": 0})
+    (tmp_path / "engine").mkdir()
+    artifact = engine.build(models.save(models.linear(), tmp_path), tmp_path / "engine", spec)
+    with engine.load(artifact, models.SPEC) as session:
+        assert session.describe()["provider"] == engine.provider
+        feeds = models.inputs(3)
+        np.testing.assert_allclose(session.run(feeds)["y"], models.expected(feeds), rtol=1e-3, atol=1e-3)

@@ -16,10 +16,18 @@ def test_defaults_of_the_target_hold_until_they_are_overridden():
 
 
 def test_what_an_artifact_records_reads_back():
-    options = parse(threads=3, optimization="basic", config={"a.b": True, "c": 4}, cpu_nodes=["Shape"])
+    given = {"threads": 3, "optimization": "basic", "config": {"a.b": True, "c": 4}, "cpu_nodes": ["Shape"]}
+    given["provider"] = {"device_id": 1, "use_tf32": False}
+    options = SessionOptions.parse(given, {}, "onnxruntime-cuda")
     recorded = json.loads(json.dumps(options.to_json()))
-    assert SessionOptions.parse(recorded, {}, "onnxruntime-cpu") == options
+    assert SessionOptions.parse(recorded, {}, "onnxruntime-cuda") == options
     assert recorded["config"] == {"a.b": "1", "c": "4"}
+    assert recorded["provider"] == {"device_id": "1", "use_tf32": "0"}
+
+
+def test_what_an_artifact_for_the_cpu_records_reads_back():
+    options = parse(threads=3)
+    assert SessionOptions.parse(json.loads(json.dumps(options.to_json())), {}, "onnxruntime-cpu") == options
 
 
 @pytest.mark.parametrize(
@@ -33,6 +41,8 @@ def test_what_an_artifact_records_reads_back():
         ({"spinning": "no"}, "`spinning`.*expected true or false"),
         ({"disabled_optimizers": "GeluFusion"}, "`disabled_optimizers`.*a list of names"),
         ({"config": ["x"]}, "`config`.*names and values"),
+        ({"provider": {"device_id": 0}}, "`provider` is an option of onnxruntime-cuda and onnxruntime-tensorrt, not"),
+        ({"cpu_nodes": ["Shape"]}, "`cpu_nodes` is an option of onnxruntime-cuda"),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -13,11 +13,12 @@ import pytest
 from enginery.engines import get_engine
 from enginery.engines.base import Artifact, BuildSpec, DimRange, TensorSpec
 from enginery.engines.cuda.driver import Device, devices
+from enginery.engines.onnxruntime import open_model
 from enginery.engines.tensorrt import trust
 from enginery.engines.tensorrt.builder import Request
 from enginery.engines.tensorrt.engine import TensorRTRTX, timing_cache_file
 from enginery.engines.tensorrt.process import build_plan
-from enginery.errors import EngineError, InvalidModelError, UntrustedSourceError, UsageError
+from enginery.errors import EngineError, InputError, InvalidModelError, UntrustedSourceError, UsageError
 
 trt = pytest.importorskip("tensorrt_rtx")
 
@@ -287,11 +288,14 @@ def test_an_old_version_is_refused(monkeypatch):
 class TestOnAGpu:
     """Listed in docs/gpu.md. A plan must run on the device at hand: RTX has none for compute capability 9.0."""
 
+    @pytest.fixture(autouse=True)
+    def runnable(self):
+        if reason := get_engine("tensorrt-rtx").cannot_run():
+            pytest.skip(reason)
+
     @pytest.fixture
     def session(self, tmp_path):
         engine = get_engine("tensorrt-rtx")
-        if reason := engine.cannot_run():
-            pytest.skip(reason)
         artifact = build(
             models.linear(), tmp_path, models.spec(profiles=[{"batch": [1, 1, 4]}, {"batch": [1, 16, 32]}])
         )
@@ -321,3 +325,27 @@ class TestOnAGpu:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another-user"))
         with pytest.raises(UntrustedSourceError):
             get_engine("tensorrt-rtx").load(artifact, models.SPEC)
+
+    def test_sizes_outside_every_profile_are_refused_with_the_profiles(self, session):
+        with pytest.raises(InputError, match=r"batch"):
+            session.run(models.inputs(64))
+
+    def test_the_inspector_lists_the_layers(self, session):
+        kernels = session.kernels()
+        assert kernels["heavy"]["float"] >= 1
+        assert sum(kernels["counts"].values()) >= len(kernels["nodes"]) > 0
+
+    def test_int8_answers_like_the_graph_run_literally(self, tmp_path):
+        artifact = build(models.quantized_linear(), tmp_path)
+        literal = open_model(models.save(models.quantized_linear(), tmp_path))
+        with get_engine("tensorrt-rtx").load(artifact, models.SPEC) as session:
+            assert session.kernels()["heavy"]["integer"] == 1
+            feeds = models.inputs(5)
+            np.testing.assert_allclose(session.run(feeds)["y"], literal(feeds)["y"], rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize("option", ["refit", "strip_plan", "weight_streaming"])
+    def test_plans_that_need_a_driver_to_be_built_answer_too(self, option, tmp_path):
+        artifact = build(models.linear(), tmp_path, models.spec(**{option: True}))
+        with get_engine("tensorrt-rtx").load(artifact, models.SPEC) as session:
+            feeds = models.inputs(3)
+            np.testing.assert_allclose(session.run(feeds)["y"], models.expected(feeds), rtol=1e-4, atol=1e-4)

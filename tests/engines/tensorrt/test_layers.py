@@ -1,4 +1,6 @@
-from enginery.engines.tensorrt.layers import read_layers
+import json
+
+from enginery.engines.tensorrt.layers import read_inspector, read_layers
 
 TENSOR = "{{ Name: {0}, Dimensions: [-1,16], Strides: [16,1], StrideOrder: [1,0], Datatype: {1}, Format: (Linear) }}"
 
@@ -53,3 +55,51 @@ def test_the_onnx_nodes_of_a_layer_are_named():
 
 def test_no_listing_gives_no_layers():
     assert read_layers(["Engine generation completed"]) == ()
+
+
+def layer(name, kind, inputs, outputs, **more):
+    """One layer as the inspector of TensorRT 10 writes it (see NVIDIA/TensorRT issue 4020)."""
+
+    def tensors(words):
+        return [
+            {"Name": "t", "Location": "Device", "Dimensions": [1, 3], "Format/Datatype": word, **more} for word in words
+        ]
+
+    return {"Name": name, "LayerType": kind, "Inputs": tensors(inputs), "Outputs": tensors(outputs), **more}
+
+
+FP32, INT8, HALF = "Row major linear FP32", "Thirty-two wide channel vectorized row major Int8 format", "Half"
+
+
+def inspected(*layers):
+    return {kernel.node: kernel for kernel in read_inspector(json.dumps({"Layers": layers, "Bindings": ["x", "y"]}))}
+
+
+def test_the_inspectors_words_for_data_types_are_understood():
+    found = inspected(
+        layer("reformat", "Reformat", [FP32], [INT8]),
+        layer("conv", "CaskConvolution", [INT8], [INT8], Weights={"Type": "Int8", "Count": 9408}),
+        layer("float conv", "CaskConvolution", [FP32], [FP32], Weights={"Type": "Float", "Count": 9408}),
+        layer("weights", "CaskGemmConvolution", [HALF], [HALF], Weights={"Type": "Int4", "Count": 9408}),
+        layer("pointwise", "PointWiseV2", ["Row major linear FP16 format"], ["Row major linear FP16 format"]),
+        layer("indices", "Gather", ["Row major linear INT32"], ["Row major linear INT32"]),
+    )
+    assert {name: kernel.kind for name, kernel in found.items()} == {
+        "reformat": "quantize",
+        "conv": "integer",
+        "float conv": "float",
+        "weights": "weight-only",
+        "pointwise": "float",
+        "indices": "other",
+    }
+    assert [name for name, kernel in found.items() if kernel.heavy] == ["conv", "float conv", "weights"]
+
+
+def test_the_inspector_names_the_onnx_nodes():
+    metadata = "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]"
+    (found,) = inspected(layer("a", "CaskConvolution", [INT8], [INT8], Metadata=metadata)).values()
+    assert found.sources == ("conv1", "relu1")
+
+
+def test_an_engine_that_lists_names_alone_has_no_layers_to_show():
+    assert read_inspector(json.dumps({"Layers": ["conv1 + relu1", "fc"], "Bindings": []})) == ()

@@ -99,3 +99,22 @@ def test_an_engine_that_cannot_run_here(deferred, monkeypatch):
     result = invoke("validate", deferred)
     assert result.exit_code == 1
     assert "no such device here" in result.stderr
+
+
+def test_a_signed_bundle_is_completed_and_signed_anew(deferred, recipe, keys):
+    assert invoke("sign", deferred, "--key", keys / "ours.pem").exit_code == 0
+    refused = invoke("validate", deferred, "--recipe", recipe)
+    assert refused.exit_code == 2
+    assert "--drop-signature" in refused.stderr
+    result = invoke("validate", deferred, "--recipe", recipe, "--key", keys / "ours.pem")
+    assert result.exit_code == 0, result.output
+    assert f"completed  {deferred}, and signed anew" in result.stdout
+    verified = invoke("verify", deferred, "--public-key", keys / "ours.pub")
+    assert verified.exit_code == 0, verified.output
+    assert "not run" not in verified.stdout
+
+
+def test_a_key_without_a_recipe_has_nothing_to_sign(deferred, keys):
+    result = invoke("validate", deferred, "--key", keys / "ours.pem")
+    assert result.exit_code == 2
+    assert "enginery sign" in result.stderr

@@ -11,6 +11,7 @@ from graphs import feeds_for, parse_model
 
 from enginery.engines.onnxruntime import open_model
 from enginery.passes.graph.conformance import fix_model, lint_model
+from enginery.passes.graph.conformance.tensorrt import tensorrt_rules
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -222,7 +223,14 @@ ROWS = [
         "{ y = Relu(x) }", "nine dimensions", fixed="no"),
     row("double-precision", MATRIX, "{ c = Cast <to = 11> (x) m = MatMul(c, f) y = Cast <to = 1> (m) }",
         arrays={"f": W.astype(np.float64)}, given="taken", fixed="no"),
+    row("opset", SAME, "{ y = Relu(x) }", "an opset that the parser warns of", opset=6, given="taken", fixed="no"),
+    row("uncovered-dimension", "g (float[?, 16] x) => (float[?, 16] y)", "{ y = Relu(x) }", "a dimension with no name",
+        fixed="no"),
 ]  # fmt: skip
+
+
+def test_every_rule_has_a_row():
+    assert {row.rule for row in ROWS} == {rule.name for rule in tensorrt_rules()}
 
 
 def write(row, folder):

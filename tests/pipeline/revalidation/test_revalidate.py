@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import numpy as np
 import pytest
 from tiny_recipes import run_build, weights, write_onnx, write_recipe
 
+from enginery.engines import get_engine
 from enginery.engines.base import Arrays, Artifact, BuildSpec, Feeds
+from enginery.engines.kernels import Kernel, kernel_facts
 from enginery.engines.onnxruntime import OnnxRuntimeCpu, OnnxRuntimeSession
-from enginery.errors import EngineError, GateRefusedError, IntegrityError
+from enginery.errors import EngineError, GateRefusedError, IntegrityError, UsageError
 from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.bundle.manifest import Verdict
 from enginery.pipeline.recipe.file import load_recipe
+from enginery.pipeline.release.bom import BOM
+from enginery.pipeline.release.sign import Signer, sign_bundle
+from enginery.pipeline.report import read_report
 from enginery.pipeline.revalidation import GOLDEN_GATES, revalidate
 
 
@@ -23,13 +29,21 @@ def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path / "recipe")
 
 
-@pytest.fixture
-def deferred(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle that was built where its engine cannot run."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that was built where its engine cannot run; not to be changed."""
+    folder = tmp_path_factory.mktemp("waiting")
+    with pytest.MonkeyPatch.context() as patch:
         _defer(patch)
         patch.setattr(OnnxRuntimeCpu, "load", _never)
-        return run_build(recipe, tmp_path / "build", precision="int8").bundle
+        return run_build(write_recipe(folder / "recipe"), folder / "build", precision="int8").bundle
+
+
+@pytest.fixture
+def deferred(waiting: Path, tmp_path: Path) -> Path:
+    """The same bundle, with the store of its build."""
+    build = waiting.parent.parent
+    return shutil.copytree(build, tmp_path / "build") / waiting.relative_to(build)
 
 
 def _defer(patch: pytest.MonkeyPatch) -> None:
@@ -128,6 +142,80 @@ def test_the_recipe_completes_a_deferred_bundle(deferred: Path, recipe: Path, tm
     assert {gate.gate: gate.verdict for gate in whole.gates} == {gate.gate: gate.verdict for gate in manifest.gates}
 
 
+def test_the_completed_report_says_what_was_measured_here(deferred: Path, recipe: Path) -> None:
+    before = read_report(deferred)
+    assert "Built, not yet run" in (deferred / "report.md").read_text()
+    revalidate(deferred, recipe=load_recipe(str(recipe)))
+    report = read_report(deferred)
+    for form in ("report.md", "report.html"):
+        text = (deferred / form).read_text()
+        assert "not yet run" not in text
+        assert "was not run here" not in text
+        assert "its gates were completed on runtime onnxruntime" in text
+    assert (report.complete_with, before.complete_with is not None) == (None, True)
+    assert Verdict.DEFERRED not in {gate.verdict for gate in report.gates}
+    assert {latency.subject for latency in report.latencies} == {"engine", "float engine"}
+    assert [stage.stage for stage in report.stages[len(before.stages) :]] == ["validate", "benchmark"]
+    assert report.session["provider"] == "CPUExecutionProvider"
+    # What the build found out stays.
+    assert (report.passes, report.sizes, report.depth) == (before.passes, before.sizes, before.depth)
+    measured = json.loads((deferred / "measurements.json").read_bytes())
+    assert measured["stages"]["benchmark onnxruntime-cpu int8"]["speed"]["pairs"] > 0
+    assert [gate["gate"] for gate in measured["gates"]] == ["speed"]
+    card = json.loads((deferred / BOM).read_bytes())
+    assert "deferred" not in json.dumps(card)
+
+
+def test_what_the_loaded_engine_says_of_its_layers_goes_into_the_report(
+    deferred: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = kernel_facts([Kernel("conv1 + relu1", "CaskConvolution", "integer", heavy=True, sources=("conv1",))])
+    monkeypatch.setattr(OnnxRuntimeSession, "kernels", lambda _: facts)
+    revalidate(deferred, recipe=load_recipe(str(recipe)))
+    assert "| `conv1 + relu1` | CaskConvolution | integer | yes | `conv1` |" in (deferred / "report.md").read_text()
+
+
+def test_a_signed_bundle_is_not_left_unsigned_unasked(deferred: Path, recipe: Path, keys: Path) -> None:
+    sign_bundle(deferred, keys / "ours.pem")
+    with pytest.raises(UsageError, match=r"is signed\. .*--key KEY.* --drop-signature"):
+        revalidate(deferred, recipe=load_recipe(str(recipe)))
+    verify_bundle(deferred, public_key=keys / "ours.pub")
+    assert not revalidate(deferred).completed, "golden inputs alone change nothing and need no key"
+    assert revalidate(deferred, recipe=load_recipe(str(recipe)), drop_signature=True).completed
+    assert not verify_bundle(deferred).signed
+
+
+def test_a_completed_bundle_is_signed_anew(deferred: Path, recipe: Path, keys: Path) -> None:
+    sign_bundle(deferred, keys / "ours.pem")
+    engine = {name: record for name, record in Bundle.open(deferred).manifest.files.items() if "engine/" in name}
+    found = revalidate(deferred, recipe=load_recipe(str(recipe)), signer=Signer(keys / "ours.pem", builder="urn:gpu"))
+    assert (found.completed, found.signed) == (True, True)
+    verified = verify_bundle(deferred, public_key=keys / "ours.pub")
+    assert verified.manifest.validated
+    assert engine.items() <= verified.manifest.files.items()
+    assert "model.sig" in {file.name for file in deferred.iterdir()}
+    again = revalidate(deferred, recipe=load_recipe(str(recipe)), signer=Signer(keys / "ours.pem"))
+    assert (again.completed, again.signed) == (False, False)
+
+
+def test_nobody_signs_what_another_vouched_for_unseen(deferred: Path, recipe: Path, keys: Path) -> None:
+    sign_bundle(deferred, keys / "theirs.pem")
+    ours = Signer(keys / "ours.pem")
+    with pytest.raises(IntegrityError, match=r"ours\.pem did not make.* --public-key KEY"):
+        revalidate(deferred, recipe=load_recipe(str(recipe)), signer=ours)
+    theirs = keys / "theirs.pub"
+    assert revalidate(deferred, recipe=load_recipe(str(recipe)), signer=ours, public_key=theirs).signed
+    verify_bundle(deferred, public_key=keys / "ours.pub")
+
+
+def test_a_key_that_cannot_sign_is_noticed_before_anything_runs(
+    deferred: Path, recipe: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntimeCpu, "load", _never)
+    with pytest.raises(UsageError, match="cannot sign"):
+        revalidate(deferred, recipe=load_recipe(str(recipe)), signer=Signer(keys / "ours.pub"))
+
+
 def test_a_deferred_engine_that_fails_here_stays_deferred(
     deferred: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,3 +255,19 @@ def test_a_bundle_needs_its_own_target(recipe: Path, tmp_path: Path) -> None:
     spec: BuildSpec = bundle.spec
     with OnnxRuntimeCpu().load(artifact, spec) as session:
         assert session.describe()["threads"] == 1
+
+
+@pytest.mark.gpu
+def test_a_plan_that_was_built_without_a_gpu_is_completed_on_one(recipe: Path, tmp_path: Path, keys: Path) -> None:
+    engine = get_engine("tensorrt-rtx")
+    if reason := engine.cannot_run():
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(engine), "cannot_run", lambda _: "no GPU here")
+        bundle = run_build(recipe, tmp_path / "build", target="tensorrt-rtx", precision="int8").bundle
+    sign_bundle(bundle, keys / "ours.pem")
+    assert revalidate(bundle, recipe=load_recipe(str(recipe)), signer=Signer(keys / "ours.pem")).signed
+    assert verify_bundle(bundle, public_key=keys / "ours.pub").manifest.validated
+    report = read_report(bundle)
+    assert report.kernels["heavy"]["integer"] == 2
+    assert "device" in report.session
