@@ -43,7 +43,7 @@ class Line(GraphStages):
     """
 
     def spec(self, target: str, precision: Precision) -> BuildSpec:
-        mode = precision.mode.value
+        mode = precision.mode.value if precision.mode in FLOAT_MODES else precision.rest
         native = mode if mode in self.engine(target).native else Mode.FP32.value
         options = self.recipe.engine.get(target, {})
         quantized = precision.mode not in FLOAT_MODES

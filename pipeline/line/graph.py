@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from enginery.engines import Engine, get_engine, targets
 from enginery.errors import UsageError
@@ -18,11 +18,13 @@ from enginery.pipeline.store import Result
 if TYPE_CHECKING:
     from enginery.engines.base import Feeds
     from enginery.passes.base import GraphPass
+    from enginery.passes.graph.precision.half import ConvertToHalf
     from enginery.passes.sequence import Prove
 
 FLOAT_MODES: Final = frozenset({Mode.FP32, Mode.FP16, Mode.BF16})
 TYPED_GRAPHS: Final = frozenset({"onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"})
 """Targets that compute in the types that the graph says and have kernels for half precision."""
+_DTYPES: Final[dict[str, Literal["float16", "bfloat16"]]] = {Mode.FP16: "float16", Mode.BF16: "bfloat16"}
 NEEDS_STATISTICS: Final = frozenset({Mode.INT8})
 MODEL: Final = "model/model.onnx"
 PROVED_AT: Final = ("min", "odd", "opt")
@@ -273,7 +275,7 @@ class GraphStages(OriginalStages):
         return self.obtain(
             StageName("quantize", f"{target} {precision.mode}"),
             run,
-            config={"precision": precision.model_dump(mode="json"), "policy": engine.policy},
+            config={"precision": precision.model_dump(mode="json", exclude={"rest"}), "policy": engine.policy},
             inputs={
                 "model": optimized.digest_of("model"),
                 "statistics": statistics.digest if statistics is not None else "none",
@@ -311,7 +313,7 @@ class GraphStages(OriginalStages):
             stage,
             run,
             config={
-                "precision": precision.model_dump(mode="json", exclude={"passes", "block_size"}),
+                "precision": precision.model_dump(mode="json", exclude={"passes", "block_size", "rest"}),
                 "policy": policy,
             },
             inputs={
@@ -336,31 +338,45 @@ class GraphStages(OriginalStages):
     def halve(self, target: str, precision: Precision) -> Result:
         """The optimized graph with half-precision types in it: such an engine computes in what the graph says."""
         from enginery.passes.graph.precision.half import ConvertToHalf
+
+        large = self.beyond_half() if precision.mode is Mode.FP16 and self.has_calibration_data else ()
+        each = ConvertToHalf(to=_DTYPES[precision.mode], keep=precision.keep_float, large=large)
+        return self._halved(StageName("optimize", f"{target} {precision.mode}"), self.optimize(target), each)
+
+    def halve_rest(self, target: str, precision: Precision) -> Result:
+        """The quantized graph with half-precision types wherever it is not integer, pairs included.
+
+        Rounding to integers makes differences of one step out of the least ones, so that the gates compare.
+        """
+        from enginery.passes.graph.precision.half import ConvertToHalf
+
+        large = self.beyond_half() if precision.rest == Mode.FP16 and self.has_calibration_data else ()
+        each = ConvertToHalf(to=_DTYPES[precision.rest], large=large, pairs=True)
+        stage = StageName("optimize", f"{target} {precision.mode} {precision.rest}")
+        return self._halved(stage, self.quantize(target, precision), each, prove=False)
+
+    def _halved(self, stage: StageName, graph: Result, each: ConvertToHalf, *, prove: bool = True) -> Result:
         from enginery.passes.spec import format_pass
 
-        dtype = "float16" if precision.mode is Mode.FP16 else "bfloat16"
-        large = self.beyond_half() if dtype == "float16" and self.has_calibration_data else ()
-        each = ConvertToHalf(to=dtype, keep=precision.keep_float, large=large)
-        optimized = self.optimize(target)
+        cases = [self.shapes.case(name) for name in PROVED_AT] if prove and each.to == "float16" else []
 
         def run(folder: Path) -> None:
             from enginery.pipeline.stages.optimize import optimize
 
-            optimized.verify()
-            cases = [self.shapes.case(name) for name in PROVED_AT] if dtype == "float16" else []
+            graph.verify()
             optimize(
                 folder,
-                model=optimized.path(MODEL),
+                model=graph.path(MODEL),
                 passes=[each],
                 open_model=self.open_model,
                 feeds=[self.shapes.inputs_of(case) for case in cases],
             )
 
         return self.obtain(
-            StageName("optimize", f"{target} {precision.mode}"),
+            stage,
             run,
             config={"passes": [format_pass(each)]},
-            inputs={"model": optimized.digest_of("model"), "reference": self.shapes_result.digest},
+            inputs={"model": graph.digest_of("model"), "reference": self.shapes_result.digest},
             code=["enginery.pipeline.stages.optimize", LITERAL, type(each).__module__],
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],
         )
@@ -371,18 +387,18 @@ class GraphStages(OriginalStages):
         Raises:
             UsageError: the target has no engines in that precision.
         """
-        if precision.mode is Mode.FP32 or precision.mode.value in self.engine(target).native:
-            return self.optimize(target)
-        if precision.mode in FLOAT_MODES:
-            if target in TYPED_GRAPHS:
-                return self.halve(target, precision)
-            native = {name for name in targets() if precision.mode.value in get_engine(name).native}
-            able = sorted(native | TYPED_GRAPHS)
+        wanted = precision.mode.value if precision.mode in FLOAT_MODES else precision.rest
+        able = wanted == Mode.FP32 or wanted in self.engine(target).native
+        if not able and target not in TYPED_GRAPHS:
+            native = {name for name in targets() if wanted in get_engine(name).native}
+            have = ", ".join(sorted(native | TYPED_GRAPHS)) or "none"
+            what = wanted if precision.mode in FLOAT_MODES else f"{precision.mode} with a rest in {wanted}"
             raise UsageError(
-                f"{target} has no engines in {precision.mode}; targets that have: {', '.join(able) or 'none'}. "
-                "Choose one of them, or fp32 or int8."
+                f"{target} has no engines in {what}; targets that have: {have}. Choose one of them, or fp32 or int8."
             )
-        return self.quantize(target, precision)
+        if precision.mode in FLOAT_MODES:
+            return self.optimize(target) if able else self.halve(target, precision)
+        return self.quantize(target, precision) if able else self.halve_rest(target, precision)
 
     def engine(self, target: str) -> Engine:
         return get_engine(target)

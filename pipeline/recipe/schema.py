@@ -183,6 +183,19 @@ class Precision(Part):
         default=(), description="Regular expressions of nodes left in float, by the name of the node or of its weight."
     )
     block_size: int = Field(default=32, ge=16, description="Weight-only int4: elements per scale.")
+    rest: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="Of a quantized engine: the precision of what is not quantized."
+    )
+
+    @model_validator(mode="after")
+    def _rest_of_integers(self) -> Self:
+        integer = (Mode.INT8, Mode.INT8_WEIGHT, Mode.INT4_WEIGHT)
+        if self.rest != "fp32" and self.mode not in integer:
+            raise ValueError(
+                f"`rest: {self.rest}` is what stays float beside integers, and the mode is {self.mode}; "
+                f"modes that have such a rest: {', '.join(integer)}"
+            )
+        return self
 
 
 class FloatTolerance(Part):

@@ -6,7 +6,7 @@ Micikevicius et al., "Mixed Precision Training", 2018: products in half precisio
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _SINGLE = np.dtype(np.float32)
 _HIDES = 1e8
 """A constant beyond this only hides something (a mask, a clip without bound); the largest half does that too."""
+
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+_COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 FLOAT16_ROOM = 65504 / 2
 """Where a tensor that calibration saw counts as too large for float16: other inputs may be twice as large."""
@@ -45,6 +48,10 @@ class ConvertToHalf:
     5. Nodes that only move values (Reshape, Transpose, Gather, ...) take the precision of what they move. Each tensor
        is cast at most once, where it is made.
     6. Subgraphs and function bodies are left in float32.
+    7. Q/DQ pairs stay in float32. With `pairs` their scales and what they read and make take the new precision too: a
+       runtime has integer kernels between halves for pairs of halves only. Where a scale is too small for float16's
+       normal range, where what computes from the pair stays in float32, and before opset 19, which has no such pairs,
+       both stay. (Refused.)
     """
 
     name: ClassVar[str] = "convert-to-half"
@@ -53,15 +60,15 @@ class ConvertToHalf:
     to: Literal["float16", "bfloat16"] = "float16"
     keep: tuple[str, ...] = ()
     large: tuple[str, ...] = ()
+    pairs: bool = False
 
     def apply(self, graph: gs.Graph) -> PassResult:
         half = _dtype(self.to)
         refusals: list[Refusal] = []
         chosen: dict[int, gs.Node] = {}
         for node in graph.nodes:
-            kept = any(re.fullmatch(pattern, node.name) for pattern in self.keep)
-            reason = None if kept else self._objection(node, graph, half, chosen)
-            if not kept and reason is None and _floats(node):
+            reason = self._objection(node, graph, half, chosen)
+            if reason is None and _floats(node):
                 chosen[id(node)] = node
             elif reason:
                 refusals.append(Refusal(label(node), f"kept in float32: {reason}"))
@@ -73,7 +80,25 @@ class ConvertToHalf:
         self, node: gs.Node, graph: gs.Graph, half: np.dtype[Any], chosen: Mapping[int, gs.Node]
     ) -> str | None:
         """Why the node stays in float32; an empty string where its kind is reason enough."""
+        if self.pairs and node.op in _PAIR:
+            return self._objection_to_pair(node, graph, half)
+        if (reason := self._own_objection(node, graph, half)) is not None:
+            return reason
+        for pair in _pairs_before(node) if self.pairs and node.op in _COMPUTE else ():
+            if id(pair) not in chosen:
+                return f"{label(pair)} in front of it stays there"
+        if node.op in FOLLOWS:
+            source = node.inputs[0] if node.inputs else None
+            maker = producer(source) if source is not None else None
+            known = source is not None and is_known(source)
+            return None if known or (maker is not None and id(maker) in chosen) else ""
+        return None
+
+    def _own_objection(self, node: gs.Node, graph: gs.Graph, half: np.dtype[Any]) -> str | None:
+        """The same, as far as the node alone decides it."""
         if node.op in SINGLE or any(True for _ in node.subgraphs()):
+            return ""
+        if any(re.fullmatch(pattern, node.name) for pattern in self.keep):
             return ""
         if node.op == "Cast" and not (_is_single(node.outputs[0]) and _is_integer(node.inputs[0])):
             return ""  # casts between floats stand where somebody wants them
@@ -82,17 +107,24 @@ class ConvertToHalf:
         for tensor in (*node.inputs, *node.outputs):
             if tensor.name in self.large and not tensor.is_empty():
                 return f"{tensor.name!r} was seen with values that float16 cannot hold"
-        if node.op in FOLLOWS:
-            source = node.inputs[0] if node.inputs else None
-            maker = producer(source) if source is not None else None
-            known = source is not None and is_known(source)
-            return None if known or (maker is not None and id(maker) in chosen) else ""
-        for tensor in node.inputs:
+        for tensor in node.inputs if node.op not in FOLLOWS else ():
             if isinstance(tensor, gs.Constant) and not is_sparse(tensor) and _is_single(tensor):
                 if not is_known(tensor):
                     return f"the caller may set {tensor.name!r}"
                 if half == np.float16 and (largest := _too_large(tensor)) is not None:
                     return f"{tensor.name!r} holds {largest:g}, more than float16 can"
+        return None
+
+    def _objection_to_pair(self, node: gs.Node, graph: gs.Graph, half: np.dtype[Any]) -> str | None:
+        if not half_inputs(node, graph.opset, self.to):
+            return f"opset {graph.opset} has no Q/DQ pairs of halves"
+        readers = list(_computing(node))
+        for each in (node, *(pair for reader in readers for pair in _pairs_before(reader))):
+            if half == np.float16 and (smallest := _too_small(each.inputs[1])) is not None:
+                return f"the scale of {smallest:.3g} of {label(each)} is below what float16 holds in full"
+        for reader in readers:
+            if (reason := self._own_objection(reader, graph, half)) is not None:
+                return reason or f"{label(reader)}, which computes from it, stays there"
         return None
 
 
@@ -234,6 +266,28 @@ def _too_large(tensor: gs.Constant) -> float | None:
     values = np.abs(peek(tensor))
     beyond = values[(values > np.finfo(np.float16).max) & (values < _HIDES)]
     return float(beyond.max()) if beyond.size else None
+
+
+def _too_small(scale: gs.Tensor) -> float | None:
+    """The least positive scale that float16 holds with fewer digits than others; None when there is none."""
+    values = peek(scale) if isinstance(scale, gs.Constant) and is_known(scale) else np.zeros(1, np.float32)
+    below = values[(values > 0) & (values < np.finfo(np.float16).smallest_normal)]
+    return float(below.min()) if below.size else None
+
+
+def _computing(pair: gs.Node) -> Iterator[gs.Node]:
+    """The products and convolutions that read what a pair, or one half of it, stands for."""
+    for reader in pair.outputs[0].outputs:
+        if reader.op == "DequantizeLinear":
+            yield from _computing(reader)
+        elif reader.op in _COMPUTE:
+            yield reader
+
+
+def _pairs_before(node: gs.Node) -> list[gs.Node]:
+    """The DequantizeLinear nodes in front of a node."""
+    makers = (producer(tensor) for tensor in node.inputs)
+    return [maker for maker in makers if maker is not None and maker.op == "DequantizeLinear"]
 
 
 def _swap(links: list[Any], index: int, new: gs.Tensor, node: gs.Node, field: str) -> None:

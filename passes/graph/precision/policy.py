@@ -20,7 +20,7 @@ SINGLE = frozenset(
         *("RMSNormalization", "Softmax", "Softplus", "Sqrt"),
         # recurrences accumulate their errors; angles and counters need their digits
         *("GRU", "LSTM", "RNN", "Cos", "Range", "Sin"),
-        # the scales of Q/DQ pairs belong to the quantization
+        # the scales of Q/DQ pairs belong to the quantization; see case 7 of `ConvertToHalf`
         *("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"),
     }
 )

@@ -3,6 +3,7 @@ import onnx
 import pytest
 from graphs import apply, parse
 
+from enginery.passes.graph.ir import export_model
 from enginery.passes.graph.precision.half import ConvertToHalf
 
 MLP = """g (float[N, 4] x) => (float[N, 2] y)
@@ -116,3 +117,45 @@ def test_what_makes_or_reads_a_tensor_that_was_seen_too_large_stays_single(tmp_p
     kept = {node.op for node in done.graph.nodes if node.outputs[0].dtype == np.float32 and node.op != "Cast"}
     assert kept == {"Add", "Relu"}
     assert "'c' was seen with values that float16 cannot hold" in done.reasons
+
+
+PAIRS = """g (float[N, 4] x) => (float[N, 2] y)
+    <float sx = {0.1}, int8 zx = {0}, int8[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}, float[2] sw = {0.1, 0.2},
+    int8[2] zw = {0, 0}, float[2] b = {1, 2}>
+    { n = Neg(x) q = QuantizeLinear(n, sx, zx) d = DequantizeLinear(q, sx, zx)
+      dw = DequantizeLinear<axis: int = 1>(w, sw, zw) m = MatMul(d, dw) y = Add(m, b) }"""
+
+
+def test_pairs_stay_single_unless_asked(tmp_path):
+    done = apply(ConvertToHalf(), PAIRS, tmp_path, tolerance=TOLERANCE)
+    assert half_weights(done) == ["b"]
+
+
+def test_pairs_turn_half_with_what_computes_from_them(tmp_path):
+    done = apply(ConvertToHalf(pairs=True), PAIRS, tmp_path, tolerance=TOLERANCE)
+    pair = ["QuantizeLinear", "DequantizeLinear"]
+    assert done.ops == ["Cast", "Neg", *pair, "DequantizeLinear", "MatMul", "Add", "Cast"]
+    assert half_weights(done) == ["b", "sw", "sx"]
+
+
+SMALL = PAIRS.replace("{0.1, 0.2}", "{0.1, 0.00001}")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "opset", "reason"),
+    [
+        (SMALL, {}, 20, "the scale of 1e-05 of DequantizeLinear -> dw is below what float16 holds in full"),
+        (SMALL, {}, 20, "product: kept in float32: DequantizeLinear -> d in front of it stays there"),
+        (PAIRS, {"large": ("m",)}, 20, "'m' was seen with values that float16 cannot hold"),
+        (PAIRS, {"keep": ("product",)}, 20, "product, which computes from it, stays there"),
+        (PAIRS, {}, 18, "opset 18 has no Q/DQ pairs of halves"),
+    ],
+)
+def test_pairs_and_what_computes_from_them_stay_single_together(tmp_path, text, options, opset, reason):
+    graph = parse(text, opset=opset)
+    next(node for node in graph.nodes if node.op == "MatMul").name = "product"
+    done = apply(ConvertToHalf(pairs=True, **options), export_model(graph), tmp_path, tolerance=TOLERANCE)
+    (product,) = (node for node in done.graph.nodes if node.op == "MatMul")
+    assert [tensor.inputs[0].op for tensor in product.inputs] == ["DequantizeLinear", "DequantizeLinear"]
+    assert product.outputs[0].dtype == np.float32
+    assert reason in done.reasons
