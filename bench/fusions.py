@@ -38,6 +38,7 @@ VARIANTS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "no grouped queries": lambda passes: without(passes, "fuse-grouped-queries"),
     "none of the three": lambda passes: without(passes, "fuse-rms-norm", "fuse-rotary", "fuse-grouped-queries"),
     "rotary not packed": lambda passes: without(passes, "pack-rotary"),
+    "no early selection": lambda passes: without(passes, "select-early"),
     "with matmul-add": lambda passes: before_attention(passes, "fuse-matmul-add"),
     "with residual norms": lambda passes: written(passes, "lower-to-residual-norm"),
     "with embedding norms": lambda passes: written(passes, "lower-to-embedding-norm"),

@@ -42,8 +42,10 @@ _PASSES = {
     "remove-dead-code": "clean.remove_dead_code:RemoveDeadCode",
     "remove-identities": "clean.remove_identities:RemoveIdentities",
     "restore-weight-names": "clean.restore_weight_names:RestoreWeightNames",
+    "select-early": "clean.select_early:SelectEarly",
     "simplify-masks": "clean.simplify_masks:SimplifyMasks",
     "simplify-shapes": "clean.simplify_shapes:SimplifyShapes",
+    "split-projections": "lower.split_projections:SplitProjections",
     "store-codebooks": "share.codebook:StoreCodebooks",
     "unfold-heads": "fusion.unfold_heads:UnfoldHeads",
 }
@@ -91,6 +93,7 @@ _LOWER = {
     # embedding and grouped queries as one op each gain on a Llama, most of all together; SkipLayerNormalization loses
     # against Add and LayerNormalization.
     "onnxruntime-cpu": (
+        "split-projections",
         "fuse-rms-norm",
         "fuse-rotary",
         "fuse-grouped-queries",
@@ -101,6 +104,9 @@ _LOWER = {
     ),
     "onnxruntime-cuda": ("lower-to-multi-head-attention", "lower-to-residual-norm"),
 }
+
+# What reads best in the tidy graph.
+_FINISH = {"onnxruntime-cpu": ("select-early",)}
 
 # TensorRT cannot build Attention in float32; other targets get the ops that every runtime has.
 _PORTABLE = ("lower-to-primitive-attention",)
@@ -122,10 +128,10 @@ def canonical_passes() -> tuple[GraphPass, ...]:
 
 
 def default_passes(target: str) -> tuple[GraphPass, ...]:
-    """The passes for a target, in order: clean, recognize into canonical forms, lower, tidy up.
+    """The passes for a target, in order: clean, recognize into canonical forms, lower, tidy up, finish.
 
     A target that is not known gets standard operators only.
     """
     registry = graph_passes()
-    lower = (parse_pass(text, registry) for text in (*_LOWER.get(target, _PORTABLE), *_TIDY))
-    return (*canonical_passes(), *lower)
+    names = (*_LOWER.get(target, _PORTABLE), *_TIDY, *_FINISH.get(target, ()))
+    return (*canonical_passes(), *(parse_pass(name, registry) for name in names))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def propagate_dims(graph: gs.Graph) -> None:
-    """Fill in dimensions of tensors of the main graph that are unknown and follow from those of their inputs."""
+    """Fill in dimensions of a graph's own tensors that are unknown and follow from those of their inputs."""
     shapes = ShapeValues()
     for node in graph.nodes:
         rule = _RULES.get(node.op)
@@ -116,10 +116,12 @@ def _rest(source: Vector | None, target: list[Dim]) -> Dims:
     if source is None:
         return tuple(None if value == -1 else value for value in target)
     left: list[Dim] = list(source)
-    wanted = [value for value in target if value != -1]
-    for value in [value for value in wanted if value in left]:
-        left.remove(value)
-        wanted.remove(value)
+    wanted: list[Dim] = []
+    for value in (value for value in target if value != -1):
+        if value in left:
+            left.remove(value)  # each size is restored once
+        else:
+            wanted.append(value)
     over, under = (_product(values) for values in (left, wanted))
     symbols = [value for value in left if isinstance(value, str)]
     if any(isinstance(value, str) for value in wanted) or not under or over % under:

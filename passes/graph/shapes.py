@@ -13,7 +13,9 @@ from enginery.passes.graph.ir import all_graphs, export_model
 from enginery.passes.graph.weights import DerivedValues, is_sparse, nbytes, numpy_dtype, peek, stored
 
 if TYPE_CHECKING:
-    from onnx import TensorProto
+    from collections.abc import Iterator
+
+    from onnx import GraphProto, TensorProto
 
 Dim = int | str | None
 
@@ -21,9 +23,10 @@ _NEEDED = 4096  # shape inference reads small constants only: axes, pads, target
 
 
 def infer_shapes(graph: gs.Graph) -> None:
-    """Fill in dtype and shape of every tensor of the main graph that ONNX's shape inference knows.
+    """Fill in dtype and shape of every tensor that ONNX's shape inference knows, in bodies of If, Loop and Scan too.
 
-    What a tensor already says is kept; inferred facts are added. Weights are not read.
+    What a tensor already says is kept; inferred facts are added. Weights are not read. The bodies of local functions
+    have no types of their own: each call may give them others.
 
     Raises:
         InvalidModelError: shape inference found a contradiction.
@@ -35,12 +38,23 @@ def infer_shapes(graph: gs.Graph) -> None:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise InvalidModelError(f"Shape inference found a contradiction in the graph: {error}") from error
-    known = {value.name: value.type.tensor_type for value in (*inferred.graph.value_info, *inferred.graph.output)}
-    for node in graph.nodes:
-        for tensor in node.outputs:
-            if tensor.name in known and isinstance(tensor, gs.Variable):
-                _learn(tensor, known[tensor.name])
-    propagate_dims(graph)
+    for scope, proto in _scopes(graph, inferred.graph):
+        known = {value.name: value.type.tensor_type for value in (*proto.value_info, *proto.output)}
+        for node in scope.nodes:
+            for tensor in node.outputs:
+                if tensor.name in known and isinstance(tensor, gs.Variable):
+                    _learn(tensor, known[tensor.name])
+        propagate_dims(scope)
+
+
+def _scopes(graph: gs.Graph, proto: GraphProto) -> Iterator[tuple[gs.Graph, GraphProto]]:
+    """A graph and its subgraphs, outer ones first, each with the form that it was exported to."""
+    yield graph, proto
+    for node, exported in zip(graph.nodes, proto.node, strict=True):
+        for attribute in exported.attribute:
+            inner = node.attrs.get(attribute.name)
+            if isinstance(inner, gs.Graph):
+                yield from _scopes(inner, attribute.g)
 
 
 def export_without_weights(graph: gs.Graph) -> onnx.ModelProto:

@@ -5,19 +5,31 @@ Vaswani et al., "Attention Is All You Need", 2017: softmax(scale * Q K^T + mask)
 target's lowering starts from; ONNX Runtime has a kernel for it, TensorRT gets it taken apart again, tidily.
 
     Q ── scale? ──┐
-                  MatMul ── scale? ── mask layers* ── Softmax ── guard? ── MatMul ── the output
-    K ── scale? ──┘                                                          │
-         transpose                                                     V ────┘
+                  MatMul ── scale? ── cap? ── mask layers* ── Softmax ── guard? ── MatMul ── the output
+    K ── scale? ──┘                                                                  │
+         transpose?                                                            V ────┘
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from enginery.passes.base import Refusal
 from enginery.passes.graph.edit import label
+from enginery.passes.graph.fusion.attention_parts import (
+    batch_objection,
+    cap_of,
+    heads_objection,
+    ordered_keys,
+    rank_objection,
+    scale_objection,
+    scale_of,
+    scaled_queries,
+    shapes_of,
+    size_objection,
+    softmax_objection,
+)
 from enginery.passes.graph.fusion.masks import (
     additive,
     expanded,
@@ -28,8 +40,7 @@ from enginery.passes.graph.fusion.masks import (
     zero_hidden_rows,
 )
 from enginery.passes.graph.fusion.ranks import HEADS, lifted, lowered
-from enginery.passes.graph.matcher import Match, OneOf, Op, Pattern, Rule, RulePass, Scalar, Var, maybe
-from enginery.passes.graph.shapes import dims_of
+from enginery.passes.graph.matcher import Known, Match, OneOf, Op, Pattern, Rule, RulePass, Scalar, Var, maybe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +48,6 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from enginery.passes.graph.edit import Edits
-    from enginery.passes.graph.symbolic import Vector
 
 
 def _scaled(inner: Pattern, name: str) -> Pattern:
@@ -55,9 +65,12 @@ _QUERIES = _scaled(Var("queries"), "queries")
 _KEYS = OneOf(
     Op("Transpose", _scaled(Var("keys"), "keys"), name="transposed", shared=True),
     _scaled(Op("Transpose", Var("keys"), name="transposed", shared=True), "keys"),
+    _scaled(Var("keys"), "keys"),
 )
-_SCORES = _scaled(Op("MatMul", _QUERIES, _KEYS, name="scores"), "scores")
-_LOGITS = layer(layer(layer(_SCORES, 1), 2), 3)
+_PRODUCT = Op("MatMul", _QUERIES, _KEYS, name="scores")
+_SCORES = OneOf(_scaled(_PRODUCT, "scores"), Op("Mul", _PRODUCT, Known("by_head")))
+_CAPPED = OneOf(Op("Mul", Op("Tanh", _scaled(_SCORES, "capped")), Scalar(name="cap")), _SCORES)
+_LOGITS = layer(layer(layer(_CAPPED, 1), 2), 3)
 _SOFTMAX = Op("Softmax", maybe("Cast", _LOGITS, name="upcast"), name="softmax")
 # torch guards rows in which everything is hidden: their softmax is NaN and becomes 0.
 _GUARDED = OneOf(Op("Where", Op("IsNaN", _SOFTMAX, name="guard"), Scalar(0), _SOFTMAX), _SOFTMAX)
@@ -74,37 +87,29 @@ class _Attention(Rule):
 
     def check(self, match: Match) -> str | None:
         return (
-            _ranks(match)
-            or _batches(match)
-            or self._heads(match)
-            or _sizes(match)
-            or _softmax_axis(match)
-            or _scale_sign(match)
+            rank_objection(match)
+            or batch_objection(match)
+            or heads_objection(match, self._min_heads)
+            or size_objection(match)
+            or softmax_objection(match)
+            or scale_objection(match)
             or mask_objection(match, match["queries"])
             or _guard(match)
         )
 
-    def _heads(self, match: Match) -> str | None:
-        """Case 6. Products of 4 dimensions broadcast one head of keys over all queries."""
-        heads = [dims[1] if len(dims) == 4 else 1 for dims in _shapes(match)]
-        if not isinstance(heads[0], int) or heads[1] != heads[2] or heads[1] not in (heads[0], 1):
-            return f"the heads of queries, keys and values are {heads[0]}, {heads[1]} and {heads[2]}"
-        if heads[0] < self._min_heads:
-            return f"it has {heads[0]} heads, fewer than min_heads={self._min_heads}"
-        return None
-
     def rewrite(self, match: Match, edits: Edits) -> gs.Tensor:
         at = match.root
-        queries, keys, values = (
-            lifted(each, at, edits) for each in (match["queries"], _keys(match, edits), match["values"])
-        )
+        parts = (scaled_queries(match, edits), ordered_keys(match, edits), match["values"])
+        queries, keys, values = (lifted(each, at, edits) for each in parts)
         inputs = [queries, keys, values]
         mask = additive(match, match["queries"], edits)
         if mask is not None:
             # A mask of rank 3 over (batch, heads, ...) has no batches; over (batch, ...) it has no heads.
-            mask = lifted(mask, at, edits, axis=HEADS if len(_shapes(match)[0]) == 3 else 0)
+            mask = lifted(mask, at, edits, axis=HEADS if len(shapes_of(match)[0]) == 3 else 0)
             inputs.append(expanded(mask, queries, keys, match.shapes, at, edits))
-        attrs: dict[str, float | int] = {"scale": _scale(match)}
+        attrs: dict[str, float | int] = {"scale": scale_of(match)}
+        if (cap := cap_of(match)) is not None:
+            attrs["softcap"] = cap
         if "upcast" in match.named:
             attrs["softmax_precision"] = match.named["upcast"].attrs["to"]
         made = edits.node("Attention", inputs, at=at, takes_name=True, attrs=attrs)
@@ -117,15 +122,18 @@ class FuseAttention(RulePass):
     """Recognizes softmax attention and writes it as one `Attention` (opset 23).
 
     1. softmax(scale * Q K^T + mask) V over (batch, heads, length, size) becomes `Attention`. The scale may be a factor
-       or a divisor, of the scores, of the queries, of the keys, or of several of them; they are multiplied. Over
+       or a divisor, of the scores, of the queries, of the keys, or of several of them; they are multiplied. A factor
+       of the scores for each head multiplies the queries. cap * tanh(scores / cap) becomes the cap of `Attention`. Over
        (batch, length, size) it becomes attention of one head; `unfold-heads` before this pass finds heads that were
        folded into the batch.
     2. Up to three layers may lie between the scores and the softmax: a `Where` that replaces scores by a floor, or an
-       `Add` of a mask or of a bias of positions. They become one additive mask, in their order. A finite floor above
+       `Add` of a mask, of a bias of positions, or of a mask for each window of an image, where windows are a part of
+       the batch. They become one additive mask, in their order. A finite floor above
        -1e8 would not hide a score that is added to it. (Refused.) What hides a score is raised to -1e30, and a mask
        that broadcasts over lengths is expanded: kernels differ on both. A mask of unknown rank or another type is left.
        (Refused.)
-    3. Transposed keys are read before their transpose; other layouts get a transpose of their own.
+    3. Transposed keys are read before their transpose; other layouts get a transpose of their own, as do keys that
+       are made as (batch, heads, size, length).
     4. The guard against rows that are hidden entirely (`Where(IsNaN(p), 0, p)`) goes where the mask is finite, because
        then no row is NaN. Where one added mask may be -inf throughout a row, that row of the result is set to 0. Other
        layers that may be -inf are left. (Refused.)
@@ -174,63 +182,6 @@ def _weighed_products(softmax: gs.Node) -> Iterable[gs.Node]:
             pending.extend(reader.outputs[0].outputs)
 
 
-def _shapes(match: Match) -> tuple[Vector, Vector, Vector]:
-    """The shapes of queries, keys and values, the keys in the order of the queries; `_ranks` accepted them."""
-    queries, keys, values = (match.dims(name) for name in ("queries", "keys", "values"))
-    assert queries is not None
-    assert keys is not None
-    assert values is not None
-    return queries, tuple(keys[axis] for axis in _keys_order(match)), values
-
-
-def _keys_order(match: Match) -> list[int]:
-    """The order that turns what the transpose reads into (batch, heads, length, size), or (batch, length, size)."""
-    *leading, size, length = match.named["transposed"].attrs["perm"]
-    return [*leading, length, size]
-
-
-def _ranks(match: Match) -> str | None:
-    ranks: list[int] = []
-    for name in ("queries", "keys", "values"):
-        dims = match.dims(name)
-        if dims is None or len(dims) not in (3, 4):
-            rank = "unknown rank" if dims is None else f"rank {len(dims)}"
-            return f"{name} {match[name].name!r} have {rank}, and (batch, heads, length, size) is needed"
-        ranks.append(len(dims))
-    return (
-        None if len(set(ranks)) == 1 else f"queries, keys and values have ranks {ranks[0]}, {ranks[1]} and {ranks[2]}"
-    )
-
-
-def _batches(match: Match) -> str | None:
-    one, two, three = (dims[0] for dims in _shapes(match))
-    return None if one == two == three else f"the batches of queries, keys and values are {one}, {two} and {three}"
-
-
-def _sizes(match: Match) -> str | None:
-    queries, keys, _ = _shapes(match)
-    return None if keys[-1] == queries[-1] else f"queries have size {queries[-1]} and keys {keys[-1]}"
-
-
-def _softmax_axis(match: Match) -> str | None:
-    """The softmax must run over the keys, the last dimension."""
-    axis = match.named["softmax"].attrs.get("axis", -1)
-    last = len(_shapes(match)[0]) - 1
-    return None if axis in (-1, last) else f"its softmax runs over axis {axis}, not over the keys"
-
-
-def _scale(match: Match) -> float:
-    """Every factor over every divisor."""
-    factors = [match.scalar(f"{part}_times") for part in ("queries", "keys", "scores") if f"{part}_times" in match]
-    divisors = [match.scalar(f"{part}_over") for part in ("queries", "keys", "scores") if f"{part}_over" in match]
-    return math.prod(factors) / math.prod(divisors)
-
-
-def _scale_sign(match: Match) -> str | None:
-    scale = _scale(match)
-    return None if math.isfinite(scale) and scale > 0 else f"its scale is {scale}"
-
-
 def _needs_guard(match: Match) -> bool:
     """Case 4."""
     return "guard" in match.named and may_hide_rows(match)
@@ -240,15 +191,3 @@ def _guard(match: Match) -> str | None:
     if _needs_guard(match) and only_mask(match) is None:
         return "rows that its layers hide entirely give 0 here, and would give NaN"
     return None
-
-
-def _keys(match: Match, edits: Edits) -> gs.Tensor:
-    """Case 3."""
-    keys, order = match["keys"], _keys_order(match)
-    if order == sorted(order):
-        return keys
-    made = edits.node("Transpose", [keys], at=match.root, attrs={"perm": order}, name=f"{label(match.root)}/keys")
-    dims = dims_of(keys)
-    assert dims is not None
-    made.dtype, made.shape = keys.dtype, [dims[axis] for axis in order]
-    return made

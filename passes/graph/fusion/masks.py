@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enginery.passes.graph.edit import label, producer
+from enginery.passes.graph.fusion.windows import tiled, window_layer, window_objection
 from enginery.passes.graph.matcher import Match, OneOf, Op, Pattern, Scalar, Var
 from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.symbolic import ShapeValues
@@ -84,12 +85,13 @@ _HIDING_HALF = -6e4  # float16 ends at -65504
 
 
 def layer(inner: Pattern, number: int) -> Pattern:
-    """`inner`, or one thing that is done to scores: some are replaced by a floor, or a mask or bias is added."""
+    """`inner`, or one thing that is done to scores: some are replaced by a floor, or masks or biases are added."""
     kept, hidden, floor = Var(f"kept_{number}"), Var(f"hidden_{number}"), Scalar(name=f"floor_{number}")
     return OneOf(
         Op("Where", kept, inner, floor),
         Op("Where", hidden, floor, inner),
         Op("Add", inner, Var(f"mask_{number}")),
+        window_layer(inner, number),
         inner,
     )
 
@@ -109,19 +111,22 @@ def mask_objection(match: Match, scores: gs.Tensor) -> str | None:
                 return f"the mask {mask.name!r} has {'unknown rank' if dims is None else f'rank {len(dims)}'}"
             if mask.dtype != scores.dtype:
                 return f"the mask {mask.name!r} is {mask.dtype}"
+        if f"windows_{number}" in match and (objection := window_objection(match, number)):
+            return objection
     return None
 
 
 def may_hide_rows(match: Match) -> bool:
     """Whether a row of scores can become -inf throughout, so that its softmax is NaN."""
     floors = [match.scalar(f"floor_{number}") for number in LAYERS if f"floor_{number}" in match]
-    lows = [bounds(match[f"mask_{number}"])[0] for number in LAYERS if f"mask_{number}" in match]
+    added = (f"{kind}_{number}" for kind in ("mask", "windows") for number in LAYERS)
+    lows = [bounds(match[name])[0] for name in added if name in match]
     return not all(map(math.isfinite, (*floors, *lows)))
 
 
 def only_mask(match: Match) -> gs.Tensor | None:
     """The mask that is added, where that is the only layer."""
-    layers = [name for name in match.tensors if name.startswith(("mask_", "floor_"))]
+    layers = [name for name in match.tensors if name.startswith(("mask_", "windows_", "floor_"))]
     return match[layers[0]] if len(layers) == 1 and layers[0].startswith("mask_") else None
 
 
@@ -145,8 +150,10 @@ def additive(match: Match, scores: gs.Tensor, edits: Edits) -> gs.Tensor | None:
     """What the layers come to for a score of 0, with nothing below LOWEST: one mask to add. None without layers."""
     made: gs.Tensor | None = None
     for number in LAYERS:
-        if f"mask_{number}" in match:
-            mask = _raised_choice(match[f"mask_{number}"], match.root, edits)
+        if f"mask_{number}" in match or f"windows_{number}" in match:
+            windows = f"windows_{number}" in match
+            mask = tiled(match, number, scores, edits) if windows else match[f"mask_{number}"]
+            mask = _raised_choice(mask, match.root, edits)
             made = mask if made is None else _added(made, mask, match.root, edits)
         elif f"floor_{number}" in match:
             keeps = f"kept_{number}" in match

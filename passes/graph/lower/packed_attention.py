@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from enginery.passes.graph.edit import Edits
 
+_TO_PACKED = (0, 2, 1, 3)
+
 
 @dataclass(frozen=True)
 class PackAttention(LowerAttention):
@@ -22,13 +24,17 @@ class PackAttention(LowerAttention):
        (batch, length, heads * size), between a transpose and a reshape on every side. Those undo what the exporter
        wrote around it; `merge-transposes`, `merge-reshapes` and `simplify-shapes` take both out.
     2. One with a cache or a second output, or whose heads or sizes are not fixed, is left. (Refused.)
+    3. One whose result goes on in another layout is left: its transposes would undo none. (Refused.)
     """
 
     name: ClassVar[str] = "pack-attention"
     verb: ClassVar[str] = "packed"
 
     def objection(self, node: gs.Node) -> str | None:
-        del node
+        turned = [tuple(reader.attrs.get("perm", ())) for reader in node.outputs[0].outputs if reader.op == "Transpose"]
+        if turned and _TO_PACKED not in turned:
+            return f"its result is transposed by {list(turned[0])}, not to (batch, length, heads, size)"
+        return None
 
     def rewrite(self, node: gs.Node, edits: Edits) -> gs.Tensor:
         packed = [merge_heads(tensor, node, edits) for tensor in node.inputs[:3]]

@@ -32,13 +32,14 @@ class LowerToPrimitiveAttention(LowerAttention):
        MatMul(Softmax(MatMul(Q * scale, K^T) + mask), V). A boolean mask becomes an additive one first.
     2. Causal attention gets its mask as a tensor: a query sees the keys up to its own position.
     3. Keys and values with fewer heads than the queries are repeated for each group; a single head broadcasts.
-    4. A cache, a second output, soft-capped attention, and heads or sizes that are not fixed are left. (Refused.)
+    4. Scores that are capped become cap * Tanh(scores / cap), before the mask.
+    5. A cache, a second output, and heads or sizes that are not fixed are left. (Refused.)
     """
 
     name: ClassVar[str] = "lower-to-primitive-attention"
 
     def objection(self, node: gs.Node) -> str | None:
-        return "it is soft-capped" if node.attrs.get("softcap", 0.0) else None
+        del node
 
     def rewrite(self, node: gs.Node, edits: Edits) -> gs.Tensor:
         queries = node.inputs[0]
@@ -54,10 +55,21 @@ class LowerToPrimitiveAttention(LowerAttention):
         turned.dtype, turned.shape = keys.dtype, [read[0], read[1], read[3], read[2]]
         scores = edits.node("MatMul", [scaled, turned], at=node, name=f"{name}/scores")
         scores.dtype, scores.shape = queries.dtype, [given[0], given[1], given[2], read[2]]
+        scores = _capped(scores, node, edits)
         for mask in _masks(node, edits):
             scores = edits.node("Add", [scores, mask], at=node, like=scores, name=f"{name}/masked")
         weights = edits.node("Softmax", [scores], at=node, like=scores, attrs={"axis": -1}, name=f"{name}/softmax")
         return edits.node("MatMul", [weights, values], at=node, like=node.outputs[0], takes_name=True)
+
+
+def _capped(scores: gs.Tensor, node: gs.Node, edits: Edits) -> gs.Tensor:
+    """Case 4."""
+    if not (cap := node.attrs.get("softcap", 0.0)):
+        return scores
+    bound = edits.constant(f"{label(node)}/cap", np.array(cap, scores.dtype))
+    for op, *more in (("Div", bound), ("Tanh",), ("Mul", bound)):
+        scores = edits.node(op, [scores, *more], at=node, like=scores, name=f"{label(node)}/capped")
+    return scores
 
 
 def _masks(node: gs.Node, edits: Edits) -> list[gs.Tensor]:

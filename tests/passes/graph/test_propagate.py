@@ -41,6 +41,12 @@ def test_dimensions_follow_computed_shapes(body, expected):
     assert shape(body) == expected
 
 
+def test_a_size_that_is_asked_for_twice_is_restored_once():
+    constants = "<int64[3] to = {-1, 2, 2}>"
+    graph = parse(f"g (float[N, 2, 8] x) => (float[A] y) {constants} {{ r = Reshape(x, to) y = Flatten(r) }}")
+    assert dims_of(graph.tensors()["r"]) == (None, 2, 2)
+
+
 def test_every_part_of_a_split():
     body = """t = Concat<axis: int = 0>(n0, s0, rest) r = Reshape(x, t)
         y, z = Split<axis: int = -1, num_outputs: int = 2>(r) yz = Add(y, z)"""
@@ -50,3 +56,24 @@ def test_every_part_of_a_split():
 def test_sizes_that_may_differ_stay_unknown():
     inputs = "float[N, S, 6] x, float[6, 5] w, float[M, 6] z"
     assert shape("y = Add(x, z)", inputs=inputs) == ("N", None, 6)
+
+
+BODIES = {
+    "If": """y = If(c) <
+        then_branch = t () => (float[P, Q, R, T] a) { r = Reshape(x, to) m = MatMul(r, w) a = Relu(m) },
+        else_branch = e () => (float[P, Q, R, T] d) { d = Reshape(x, to) }>""",
+    "Loop": """y = Loop(trips, c, z) <body = b (int64 i, bool go, float[P, Q, R, T] h) => (bool on,
+        float[P, Q, R, T] s) { on = Identity(go) r = Reshape(x, to) m = MatMul(r, w)
+        s = Add(h, m) }>""",
+}
+
+
+@pytest.mark.parametrize("op", BODIES)
+def test_dimensions_in_bodies(op):
+    inputs = "float[N, S, 6] x, float[3, 3] w, bool c, int64 trips, float[N, S, 2, 3] z"
+    text = f"""g ({inputs}) => (float[A, B, C, D] y) <int64[2] pair = {{2, 3}}>
+    {{ n0 = Shape<end: int = 2>(x) to = Concat<axis: int = 0>(n0, pair) {BODIES[op]} }}"""
+    graph = parse(text)
+    (node,) = (node for node in graph.nodes if node.op == op)
+    (body,) = (inner for name, inner in node.attrs.items() if name in ("then_branch", "body"))
+    assert dims_of(body.tensors()["m"]) == ("N", "S", 2, 3)

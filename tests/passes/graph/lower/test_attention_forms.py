@@ -101,10 +101,27 @@ def test_causal_attention_gets_its_mask_in_primitives(mask, tmp_path):
     assert "Attention" not in done.ops
 
 
-def test_soft_capped_attention_is_left(tmp_path):
-    text = attention(call="Attention<softcap: float = 5.0>(q, k, v)")
-    for form in (LowerToMultiHeadAttention(), LowerToPrimitiveAttention()):
-        assert "soft-capped" in apply(form, text, tmp_path, opset=23, ir_version=11).reasons
+CAPPED = "Attention<softcap: float = 5.0>(q, k, v, m)"
+
+
+def test_capped_attention_is_left(tmp_path):
+    text = attention(inputs=INPUTS + ", float[1, 1, S, T] m", call=CAPPED)
+    assert "soft-capped" in apply(LowerToMultiHeadAttention(), text, tmp_path, opset=23, ir_version=11).reasons
+
+
+def test_capped_attention_gets_its_cap_in_primitives(tmp_path):
+    text = attention(inputs=INPUTS + ", float[1, 1, S, T] m", call=CAPPED)
+    done = apply(LowerToPrimitiveAttention(), text, tmp_path, opset=23, ir_version=11)
+    assert done.ops.index("Tanh") < done.ops.index("Add")
+    assert "Attention" not in done.ops
+
+
+def test_a_result_that_goes_on_in_another_layout_keeps_its_heads_apart(tmp_path):
+    text = """g (float[B, 3, S, 4] q, float[B, 3, T, 4] k, float[B, 3, T, 4] v) => (float[B, 3, 4, S] y)
+    { a = Attention(q, k, v) y = Transpose<perm: ints = [0, 1, 3, 2]>(a) }"""
+    done = apply(PackAttention(), text, tmp_path, opset=23, ir_version=11)
+    assert done.result.changed == 0
+    assert "transposed by [0, 1, 3, 2]" in done.reasons
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
