@@ -48,7 +48,7 @@ def parse_pass(text: str, registry: Mapping[str, type[P]]) -> P:
         if not given or key not in options:
             raise UsageError(
                 f"Pass {name!r} was given {item.strip()!r}; its options are "
-                f"{', '.join(f'{key}={_type_name(hint)}' for key, hint in options.items()) or 'none'}."
+                f"{', '.join(f'{key}={type_name(hint)}' for key, hint in options.items()) or 'none'}."
             )
         if key in values:
             raise UsageError(f"Pass {name!r} was given option {key!r} twice. Leave one out.")
@@ -78,7 +78,7 @@ def format_pass(given: object) -> str:
         value = getattr(given, field.name)
         default = field.default_factory() if callable(field.default_factory) else field.default
         if field.init and value != default:
-            shown.append(f"{field.name}={_text(value)}")
+            shown.append(f"{field.name}={value_text(value)}")
     name = typing.cast("_Named", given).name
     return f"{name}{{{','.join(shown)}}}" if shown else name
 
@@ -124,25 +124,27 @@ def _value(text: str, hint: Any, what: str) -> Any:
             return hint(text)
         except ValueError:
             pass
-    raise UsageError(f"Given {text!r} for {what}; expected {_type_name(hint)}.")
+    raise UsageError(f"Given {text!r} for {what}; expected {type_name(hint)}.")
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """The value of an option as `parse_pass` reads it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{','.join(map(_text, typing.cast('tuple[Any, ...]', value)))}]"
+        return f"[{','.join(map(value_text, typing.cast('tuple[Any, ...]', value)))}]"
     if isinstance(value, str) and not re.fullmatch(r"[\w.*+/:-]+", value):
         return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
     return "none" if value is None else str(value)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """What an option of the annotated type may be, such as `int|none`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return "|".join(map(str, arguments))
     if origin is tuple:
-        return f"[{_type_name(arguments[0])},...]"
+        return f"[{type_name(arguments[0])},...]"
     if origin in (typing.Union, types.UnionType):
-        return "|".join(map(_type_name, arguments))
+        return "|".join(map(type_name, arguments))
     return "none" if hint is type(None) else {bool: "true|false"}.get(hint, getattr(hint, "__name__", str(hint)))

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from enginery.pipeline.cli.options import echo_json, json_option, target_option, verbosity_options
+
+if TYPE_CHECKING:
+    from enginery.pipeline.recipe.catalogue import PassInfo
 
 
 @click.command("passes")
@@ -26,9 +31,7 @@ def command(name: str | None, target: str | None, as_json: bool) -> None:
         if as_json:
             echo_json(asdict(info))
             return
-        options = ",".join(f"{key}={default}" for key, default in info.options.items())
-        click.echo(f"{info.name}{{{options}}}" if options else info.name)
-        click.echo(f"\n{info.contract}")
+        click.echo("\n".join(_explained(info)))
     elif target is not None:
         specs = default_specs(target)
         summaries = {info.name: info.summary for info in catalogue()}
@@ -47,3 +50,19 @@ def command(name: str | None, target: str | None, as_json: bool) -> None:
             for info in passes:
                 if info.kind == kind:
                     click.echo(f"  {info.name:<{width}}  {info.summary}")
+
+
+def _explained(info: PassInfo) -> Iterator[str]:
+    """The contract, the pass's own options, then those that it shares with others and what these mean."""
+    yield from (info.name, "", info.contract)
+    inherited = {option for shared in info.shared for option in shared.options}
+    if own := [option for option in info.options if option not in inherited]:
+        yield from ("", "Options:", *_rows(info, own))
+    for shared in info.shared:
+        yield from ("", f"{shared.title} options:", *_rows(info, shared.options), "", shared.contract)
+
+
+def _rows(info: PassInfo, options: Iterable[str]) -> Iterator[str]:
+    shown = {option: f"{option}={info.options[option]}" for option in options}
+    width = max(map(len, shown.values()))
+    yield from (f"  {text:<{width}}  {info.values[option]}" for option, text in shown.items())

@@ -10,20 +10,34 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from enginery.errors import UsageError
-from enginery.passes.spec import format_pass
+from enginery.passes.spec import format_pass, type_name, value_text
 
 Kind = Literal["module", "graph", "quantize"]
 
 
 @dataclass(frozen=True)
+class Shared:
+    """Options that a pass has from a base class, such as those of every training, and what that class says of them."""
+
+    title: str
+    contract: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PassInfo:
-    """A pass as a user sees it. `options` are `{name: default as text}`; `contract` is what it promises, by cases."""
+    """A pass as a user sees it. `contract` is what it promises, by cases.
+
+    `options` are `{name: default as text}`, without a default the empty text; `values` are `{name: what it may be}`.
+    """
 
     kind: Kind
     name: str
     summary: str
     contract: str
     options: Mapping[str, str]
+    values: Mapping[str, str]
+    shared: tuple[Shared, ...]
 
 
 def catalogue() -> tuple[PassInfo, ...]:
@@ -63,7 +77,10 @@ def _registries() -> Iterator[tuple[Kind, Mapping[str, type[Any]]]]:
 
 def _describe(kind: Kind, name: str, cls: type[Any]) -> PassInfo:
     contract = inspect.cleandoc(cls.__doc__ or "")
-    return PassInfo(kind, name, contract.partition("\n")[0], contract, dict(_options(cls)))
+    hints = typing.get_type_hints(cls)
+    options = dict(_options(cls))
+    values = {option: type_name(hints[option]) for option in options}
+    return PassInfo(kind, name, contract.partition("\n")[0], contract, options, values, tuple(_shared(cls)))
 
 
 def _options(cls: type[Any]) -> Iterator[tuple[str, str]]:
@@ -71,12 +88,10 @@ def _options(cls: type[Any]) -> Iterator[tuple[str, str]]:
         if not field.init:
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
-        yield field.name, "" if default is dataclasses.MISSING else _text(default)
+        yield field.name, "" if default is dataclasses.MISSING else value_text(default)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{','.join(_text(each) for each in typing.cast('tuple[Any, ...]', value))}]"
-    return "none" if value is None else str(value)
+def _shared(cls: type[Any]) -> Iterator[Shared]:
+    for base in cls.__mro__[1:]:
+        if dataclasses.is_dataclass(base) and (names := tuple(name for name, _ in _options(base))):
+            yield Shared(base.__name__, inspect.cleandoc(base.__doc__ or ""), names)

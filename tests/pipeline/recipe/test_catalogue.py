@@ -46,7 +46,8 @@ def test_the_command_lists_explains_and_speaks_json():
     listed = runner.invoke(cli, ["passes"]).stdout
     assert all(f"  {info.name} " in listed for info in EVERY)
     explained = runner.invoke(cli, ["passes", "fold-constants"]).stdout
-    assert explained.startswith("fold-constants{limit=1048576}\n")
+    assert explained.startswith("fold-constants\n")
+    assert "\n  limit=1048576  int\n" in explained
     assert "\n1. " in explained
     found = json.loads(runner.invoke(cli, ["passes", "fold-constants", "--json"]).stdout)
     assert found["options"] == {"limit": "1048576"}
@@ -55,3 +56,12 @@ def test_the_command_lists_explains_and_speaks_json():
     assert {info["name"] for info in json.loads(runner.invoke(cli, ["passes", "--json"]).stdout)} == {
         info.name for info in EVERY
     }
+
+
+def test_options_that_every_training_has_are_explained_apart():
+    explained = CliRunner().invoke(cli, ["passes", "prune-weights"]).stdout
+    own, training = explained.split("Training options:")
+    assert "criterion=l1    l1|l2|lamp|random" in own
+    assert "epochs" not in own.partition("Options:")[2]
+    assert "schedule=cosine" in training
+    assert "`patience` ends the training" in training
