@@ -7,8 +7,8 @@ scored. Accuracies are in percent.
 from __future__ import annotations
 
 import copy
-import itertools
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,10 +69,6 @@ class Fashion:
         for start in range(0, len(self.images), BATCH):
             yield {"x": self.images[start : start + BATCH]}, self.labels[start : start + BATCH]
 
-    def quarter(self) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
-        """The first quarter of the training images."""
-        yield from itertools.islice(self.batches(), -(-len(self.images) // BATCH) // 4)
-
     def context(self, seed: int, work: Path | None, **more: Any) -> ModuleContext:
         values: dict[str, Any] = {
             "example": {"x": self.images[:2]},
@@ -111,11 +107,16 @@ def trained(data: Fashion, seed: int, epochs: int, work: Path) -> nn.Module:
 
 
 def built(name: str, data: Fashion, seed: int, work: Path, make: Callable[[], nn.Module]) -> Path:
-    """The ONNX file of one case and seed, made once and kept in `work` with its test accuracy beside it."""
+    """The ONNX file of one case and seed, made once and kept in `work`.
+
+    Beside it: its accuracies, figures, and processor seconds of its making.
+    """
     path = work / f"{name}-{seed}.onnx"
     if not path.with_suffix(".json").exists():
+        begin = time.process_time()
         module = make()
-        record = {"accuracy": data.score(module), "validation": accuracy(module, *data.validation)}
+        record = {"seconds": time.process_time() - begin}
+        record |= {"accuracy": data.score(module), "validation": accuracy(module, *data.validation)}
         record |= figures(module, {"x": data.images[:1]}).to_json()
         export(module, path)
         path.with_suffix(".json").write_text(json.dumps(record))

@@ -34,6 +34,7 @@ class Recover(Training):
     bits: int = 8
 
     def __post_init__(self) -> None:
+        self.check(self.name)
         if not 2 <= self.bits <= 8:
             raise UsageError(f"{self.name}: bits={self.bits} is out of range; expected 2 to 8")
 

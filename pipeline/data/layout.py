@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,12 +26,19 @@ class Layout:
     rows: int
 
     @classmethod
-    def of(cls, data: Data, inputs: Mapping[str, Tensor], dims: Mapping[str, Dim | DimRange]) -> Layout:
-        """The layout that a recipe declares; `data.batch` overrides the batch dimension's `opt`."""
+    def of(
+        cls, data: Data, inputs: Mapping[str, Tensor], dims: Mapping[str, Dim | DimRange], *, served: bool = True
+    ) -> Layout:
+        """The layout that a recipe declares; `data.batch` overrides the batch dimension's `opt`.
+
+        Batches that are not `served` to an engine, those of a training, may be of any size.
+        """
         specs = tuple(TensorSpec(name, tensor.dtype, tensor.shape) for name, tensor in inputs.items())
         ranges = {name: DimRange(dim.min, dim.opt, dim.max) for name, dim in dims.items()}
         first = next((spec.shape[0] for spec in specs if spec.shape), 1)
         rows = data.batch or (ranges[first].opt if isinstance(first, str) else first)
+        if isinstance(first, str) and not served:
+            ranges[first] = DimRange(1, rows, sys.maxsize)
         return cls(specs, ranges, first if isinstance(first, str) else None, rows)
 
     def sample_axis(self, spec: TensorSpec) -> int | None:

@@ -13,14 +13,23 @@ from enginery.pipeline.data.layout import Layout
 from enginery.pipeline.recipe import Data, Dim, Tensor
 
 
-def open_data(data: Data, folder: Path, inputs: Mapping[str, Tensor], dims: Mapping[str, Dim | DimRange]) -> DataSet:
+def open_data(
+    data: Data,
+    folder: Path,
+    inputs: Mapping[str, Tensor],
+    dims: Mapping[str, Dim | DimRange],
+    *,
+    served: bool = True,
+) -> DataSet:
     """Open a data set for the declared inputs. Nothing is read yet but what the check of its existence needs.
+
+    Batches that no engine is served, those of a training, need not keep to the range of the batch dimension.
 
     Raises:
         DataError: the data is absent.
         RecipeError: an option does not fit the kind of data.
     """
-    layout = Layout.of(data, inputs, dims)
+    layout = Layout.of(data, inputs, dims, served=served)
     place = getattr(data, data.kind)
     name = f"{data.kind} {place if data.kind == 'python' else Path(place).name}"
     return DataSet(name, _reader(data, folder, layout), layout)

@@ -35,7 +35,8 @@ class DataAccess(Wiring):
         data = getattr(self.recipe.data, name)
         if data is None:
             return None
-        return open_data(data, self.loaded.folder, self.recipe.inputs, self.recipe.dims)
+        served = name != "training"
+        return open_data(data, self.loaded.folder, self.recipe.inputs, self.recipe.dims, served=served)
 
     @cached_property
     def data_digests(self) -> dict[str, str]:

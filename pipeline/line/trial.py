@@ -64,27 +64,31 @@ class EngineTrials:
     ) -> None:
         self._stack.close()
 
-    def latency(self, module: torch.nn.Module) -> float | None:
-        """Latency of the module's engine over the whole one's; None where it cannot be built."""
+    def latency(self, module: torch.nn.Module, *, int8: bool = False) -> float | None:
+        """Latency of the module's engine over the whole one's in float; None where it cannot be built."""
         try:
-            return self._against(self._optimized(module))
+            model = self._optimized(module)
+            return self._quantized(model, self._measured(model), ()) if int8 else self._against(model)
         except EngineryError:
             return None
 
     def int8(self, layer: str) -> float | None:
         """The same with this layer alone in int8; None where the target's policy leaves it in float."""
+        try:
+            return self._quantized(self._base, self._statistics, self._others(layer))
+        except EngineryError:
+            return None
+
+    def _quantized(self, model: Path, statistics: Any, keep_float: tuple[str, ...]) -> float | None:
         from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
 
         target = self._new("model.onnx")
-        options = QuantizeOptions(passes=(), keep_float=self._others(layer))
-        try:
-            result = quantize_model(
-                self._base, target, self._statistics, policy=get_policy(self.engine.policy), options=options,
-                open_model=self.open_model, batches=self._calibration,
-            )  # fmt: skip
-            return self._against(target) if result.changed else None
-        except EngineryError:
-            return None
+        result = quantize_model(
+            model, target, statistics, policy=get_policy(self.engine.policy),
+            options=QuantizeOptions(passes=(), keep_float=keep_float), open_model=self.open_model,
+            batches=self._calibration,
+        )  # fmt: skip
+        return self._against(target) if result.changed else None
 
     def _others(self, layer: str) -> tuple[str, ...]:
         """Patterns of the weights of all layers but this one; the graph names its nodes by them."""
@@ -101,9 +105,12 @@ class EngineTrials:
 
     @cached_property
     def _statistics(self) -> Any:
+        return self._measured(self._base)
+
+    def _measured(self, model: Path) -> Any:
         from enginery.passes.calibration import collect
 
-        return collect(self._base, self._calibration, open_model=self.open_model)
+        return collect(model, self._calibration, open_model=self.open_model)
 
     def _calibration(self) -> Iterator[Feeds]:
         return islice(iter(self.batches() if self.batches is not None else [self.example]), CALIBRATION_BATCHES)

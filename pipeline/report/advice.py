@@ -11,28 +11,60 @@ if TYPE_CHECKING:
 BAR: Final = 24
 """Characters of the longest bar."""
 
+SHOWN: Final = 6
+"""Layers that are named where they share a reason."""
+
 
 def advice_lines(advice: Advice, budget: Budget) -> Iterator[str]:
     """The lines that `enginery compress --advise` prints."""
     yield f"The original scores {advice.score:.5g} ({advice.by}). What one layer costs and saves, without training:"
     yield ""
-    width = max((len(effect.layer) for effect in advice.effects), default=5)
+    width = max((len(layer_text(effect)) for effect in advice.effects), default=5)
     yield f"{'layer':<{width}}  {'way':<9}  {'lost':>9}  {'parameters':>10}  {'bytes':>7}  {'MACs':>7}  {'latency':>7}"
     worst = max((effect.lost for effect in advice.effects), default=0.0)
     for effect in advice.effects:
         yield _row(effect, width, worst)
     yield ""
+    if advice.untried:
+        yield "Not open:"
+        yield from (f"  {text}" for text in untried_lines(advice))
+        yield ""
     yield from _proposals(advice, budget)
 
 
 def _row(effect: Effect, width: int, worst: float) -> str:
     bar = "█" * round(BAR * effect.lost / worst) if worst > 0 and effect.lost > 0 else ""
     latency = "" if effect.latency_saved is None else f"{-100 * effect.latency_saved:+.1f}%"
+    layer = layer_text(effect)
     row = (
-        f"{effect.layer:<{width}}  {effect.way:<9}  {effect.lost:>9.4f}  {-100 * effect.parameters_saved:>9.1f}%  "
+        f"{layer:<{width}}  {effect.way:<9}  {effect.lost:>9.4f}  {-100 * effect.parameters_saved:>9.1f}%  "
         f"{-100 * effect.bytes_saved:>6.1f}%  {-100 * effect.macs_saved:>6.1f}%  {latency:>7}  {bar}"
     )
     return row.rstrip()
+
+
+def layer_text(effect: Effect) -> str:
+    """The layer, and how many others can only shrink together with it."""
+    return f"{effect.layer} +{len(effect.coupled)}" if effect.coupled else effect.layer
+
+
+def untried_lines(advice: Advice) -> Iterator[str]:
+    """A line for each way and reason, with the layers that it holds for."""
+    layers: dict[tuple[str, str], list[str]] = {}
+    for one in advice.untried:
+        layers.setdefault((one.way, one.reason), []).append(one.layer)
+    for (way, reason), names in layers.items():
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        yield f"{way} {shown}: {reason}" if shown else f"{way}: {reason}"
+
+
+def recipe_lines(proposal: Proposal) -> Iterator[str]:
+    """The lines of a recipe that the proposal is."""
+    if proposal.passes:
+        yield "module_passes:"
+        yield from (f"  - {text}" for text in proposal.passes)
+    if proposal.int8:
+        yield "precision: int8"
 
 
 def budget_text(budget: Budget) -> str:
@@ -60,10 +92,9 @@ def _proposals(advice: Advice, budget: Budget) -> Iterator[str]:
     for proposal in advice.proposals:
         yield ""
         yield f"# {proposal_text(proposal)}"
-        yield "module_passes:"
-        yield from (f"  - {text}" for text in proposal.passes)
+        yield from recipe_lines(proposal)
     yield ""
-    if not any(text.startswith("recover") for text in advice.proposals[0].passes):
+    if not any(text.startswith("recover") for proposal in advice.proposals for text in proposal.passes):
         yield "With `data: training:` in the recipe, add `recover{epochs=5}` to train the loss away."
     if advice.proposals[0].latency is None:
         yield "Latency was not measured: MACs stand for it. Build the recipe, or leave --no-latency out."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from enginery.pipeline.report import charts
-from enginery.pipeline.report.advice import budget_text, proposal_text
+from enginery.pipeline.report.advice import budget_text, layer_text, proposal_text, recipe_lines, untried_lines
 from enginery.pipeline.report.charts import Bar
 from enginery.pipeline.report.page import render
 
@@ -29,14 +29,21 @@ def advice_page(advice: Advice, budget: Budget, name: str) -> str:
         ("Share of the multiply-accumulates saved", lambda effect: effect.macs_saved, "{:.1%}"),
     ]
     figures = [(title, _chart(advice, title, value, form)) for title, value, form in drawn]
-    proposals = [(proposal_text(one), one.passes) for one in advice.proposals]
-    return render("advice.html.j2", name=name, figures=figures, proposals=proposals, budget=budget_text(budget))
+    proposals = [(proposal_text(one), "\n".join(recipe_lines(one))) for one in advice.proposals]
+    return render(
+        "advice.html.j2",
+        name=name,
+        figures=figures,
+        proposals=proposals,
+        budget=budget_text(budget),
+        untried=list(untried_lines(advice)),
+    )
 
 
 def _chart(advice: Advice, title: str, value: Callable[[Effect], float | None], form: str) -> Markup | None:
     """A bar for each layer and way; a gain where a loss was expected, or the reverse, has no length but its number."""
     rows = [
-        Bar(f"{effect.layer} {effect.way}", max(found, 0.0), form.format(found))
+        Bar(f"{layer_text(effect)} {effect.way}", max(found, 0.0), form.format(found))
         for effect in advice.effects
         if (found := value(effect)) is not None
     ]

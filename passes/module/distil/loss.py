@@ -38,19 +38,28 @@ def distillation_loss(
     maps: Maps,
 ) -> Loss:
     """The loss over (inputs, the student's outputs, labels)."""
+    answers = taught_loss(terms.alpha, terms.temperature, terms.soft, task, teacher)
 
     def loss(inputs: Tensors, outputs: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
-        with torch.no_grad():
-            expected = run(teacher, inputs)
-        total = terms.alpha * soft_loss(terms.soft, terms.temperature, expected, outputs)
-        if terms.alpha < 1:
-            total = total + (1 - terms.alpha) * task(inputs, outputs, labels)
+        total = answers(inputs, outputs, labels)
         for index in range(len(features.pairs)):
             wanted, given = features.pair(index)
             total = total + terms.hidden_weight * _hidden(terms.match, wanted, projections[index](given))
         for index in range(len(maps.pairs)):
             total = total + terms.attention_weight * maps.loss(index, inputs)
         return total
+
+    return loss
+
+
+def taught_loss(alpha: float, temperature: float, soft: str, task: Loss, teacher: torch.nn.Module) -> Loss:
+    """`alpha` times the divergence from the teacher's answers, plus the rest of the task's loss on the labels."""
+
+    def loss(inputs: Tensors, outputs: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
+        with torch.no_grad():
+            expected = run(teacher, inputs)
+        total = alpha * soft_loss(soft, temperature, expected, outputs)
+        return total if alpha == 1 else total + (1 - alpha) * task(inputs, outputs, labels)
 
     return loss
 

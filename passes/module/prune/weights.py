@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from enginery.errors import UsageError
+from enginery.errors import PassError, UsageError
 from enginery.passes.base import ModuleContext, PassResult
 from enginery.passes.module.training import Training
 
@@ -29,7 +29,8 @@ class PruneWeights(Training):
     2. By `threshold`: every weight with |w| below it goes. Exactly one of `ratio` and `threshold` is given.
     3. `prune=one-shot` prunes at once. `iterative` (equal steps) and `cubic` (1 - (1 - t)^3, Zhu and Gupta 2017)
        prune in `steps` while training; they need `epochs` or `minutes`, whose options are those of `recover`
-       (`schedule` is the learning rate's).
+       (`schedule` is the learning rate's). With `alpha` above 0 the original teaches meanwhile, as in `distil`: the
+       loss is (1 - `alpha`) times the task's plus `alpha` times the divergence from its answers at `temperature`.
     4. Kept as it is, with a reason: a layer whose weight is shared with another one, or is already masked.
     """
 
@@ -41,6 +42,8 @@ class PruneWeights(Training):
     scope: Literal["global", "layer"] = "global"
     prune: Literal["one-shot", "iterative", "cubic"] = "one-shot"
     steps: int = 10
+    alpha: float = 0.0
+    temperature: float = 1.0
     layers: str = ".*"
 
     def __post_init__(self) -> None:
@@ -54,8 +57,13 @@ class PruneWeights(Training):
             if self.ratio is None or self.steps < 1:
                 raise UsageError(f"{self.name}: prune={self.prune} needs ratio and at least one step")
             self.check(self.name)
-        elif self.bounded():
-            raise UsageError(f"{self.name}: prune=one-shot does not train; add recover after it instead")
+            if not 0 <= self.alpha <= 1 or not self.temperature > 0:
+                raise UsageError(
+                    f"{self.name}: alpha={self.alpha}, temperature={self.temperature}; expected alpha from 0 to 1 and "
+                    "a temperature above 0"
+                )
+        elif self.bounded() or self.alpha:
+            raise UsageError(f"{self.name}: prune=one-shot does not train; add recover or distil after it instead")
 
     def apply(self, module: torch.nn.Module, context: ModuleContext) -> tuple[torch.nn.Module, PassResult]:
         from enginery.passes.module.layers import select
@@ -83,6 +91,8 @@ class PruneWeights(Training):
         masks.write(layers, masks.by_ratio(scored, self.ratio * part, pooled=self.scope == "global"))
 
     def _gradually(self, module: torch.nn.Module, layers: Layers, context: ModuleContext) -> dict[str, Any]:
+        from enginery.passes.module.distil.loss import taught_loss
+        from enginery.passes.module.training.checkpoint import fingerprint
         from enginery.passes.module.training.loop import train
         from enginery.passes.module.training.losses import task_loss
 
@@ -95,11 +105,19 @@ class PruneWeights(Training):
                 done = due
                 self._prune(layers, self._part(due / self.steps), context.seed)
 
-        loss = task_loss(self, context.resolve)
-        report = train(module, self, context, loss, name=self.name, on_progress=ramp, settled=RAMP)
+        loss, facts = task_loss(self, context.resolve), None
+        if self.alpha:
+            teacher = self._teacher(context)
+            loss, facts = taught_loss(self.alpha, self.temperature, "kl", loss, teacher), fingerprint(teacher)
+        report = train(module, self, context, loss, name=self.name, on_progress=ramp, settled=RAMP, facts=facts)
         # A training that ended early, by patience or by minutes, must still deliver the ratio that was asked for.
         self._prune(layers, 1.0, context.seed)
         return report
+
+    def _teacher(self, context: ModuleContext) -> torch.nn.Module:
+        if context.original is None:
+            raise PassError(f"{self.name}: alpha={self.alpha} learns from the original, and this run was given none")
+        return context.original().eval().requires_grad_(requires_grad=False)
 
     def _part(self, t: float) -> float:
         return t if self.prune == "iterative" else 1 - (1 - t) ** 3

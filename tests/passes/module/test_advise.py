@@ -1,7 +1,7 @@
 import pytest
 from nets import Cnn, Mlp, Task, Transformer, same_weights, seeded
 
-from enginery.errors import UsageError
+from enginery.errors import DataError, UsageError
 from enginery.passes.module import module_passes, run_module_passes
 from enginery.passes.module.advise import Budget, advise
 from enginery.passes.module.figures import count_macs
@@ -23,7 +23,9 @@ def test_every_layer_is_tried_every_way_that_it_allows(taught):
     ways = {(effect.layer, effect.way) for effect in found.effects}
     assert {("second", "prune"), ("second", "factorize"), ("last", "int8")} <= ways
     assert ("last", "prune") not in ways, "its channels are the model's output"
-    assert heard[-1] == (9, 9)
+    assert heard[-1] == (8, 8), "three layers three ways, but for the last one's channels"
+    reasons = {(one.layer, one.way): one.reason for one in found.untried}
+    assert reasons["last", "prune"] == "its channels are an output of the model"
     assert same_weights(before, module), "the module itself is not touched"
     assert found.by == "metric"
     assert found.score == task.accuracy(module)
@@ -72,8 +74,8 @@ class MacsAsLatency:
     def __init__(self, module, example):
         self.example, self.whole = example, count_macs(module, example)
 
-    def latency(self, module):
-        return 0.1 + 0.9 * count_macs(module, self.example) / self.whole
+    def latency(self, module, *, int8=False):
+        return (0.1 + 0.9 * count_macs(module, self.example) / self.whole) * (0.45 if int8 else 1)
 
     def int8(self, layer):
         return None if layer == "first" else 0.8
@@ -94,13 +96,43 @@ def test_latency_is_measured_for_each_way_and_a_budget_of_it_is_reached(taught):
     assert found.proposals
     for proposal in found.proposals:
         assert proposal.latency <= 0.5
-        assert proposal.macs == pytest.approx((proposal.latency - 0.1) / 0.9)
+        whole = proposal.latency / (0.45 if proposal.int8 else 1)
+        assert proposal.macs == pytest.approx((whole - 0.1) / 0.9)
         assert proposal.holds == (proposal.lost <= 0.05)
+
+
+def test_int8_is_proposed_where_the_budget_is_of_latency(taught):
+    task, module = taught
+    example = task.context().example
+    found = advise(module, task.context(), Budget(latency=0.5), trials=MacsAsLatency(module, example))
+    whole = next(proposal for proposal in found.proposals if proposal.passes == ())
+    assert (whole.int8, whole.macs, whole.latency) == (True, 1.0, pytest.approx(0.45))
+    assert abs(whole.lost) < 0.02
+    assert not any(p.int8 for p in advise(module, task.context(), trials=MacsAsLatency(module, example)).proposals)
+
+
+def test_coupled_layers_are_pruned_together():
+    task = Task("cnn")
+    found = advise(seeded(Cnn), task.context())
+    (coupled,) = (e for e in found.effects if e.coupled)
+    assert {coupled.layer, *coupled.coupled} == {"stem", "depthwise", "branch"}
+    said = {(e.layer, e.way) for e in found.effects} | {(one.layer, one.way) for one in found.untried}
+    said |= {(name, "prune") for name in coupled.coupled}
+    assert {(e.layer, way) for e in found.effects for way in ("prune", "factorize", "int8")} <= said
+
+
+def test_a_fault_of_the_data_is_no_fault_of_a_layer(taught):
+    def broken():
+        raise DataError("sample 3 is not finite")
+
+    task, module = taught
+    with pytest.raises(DataError, match="sample 3"):
+        advise(module, task.context(batches=broken))
 
 
 def test_an_engine_that_cannot_be_built_is_no_proposal(taught):
     class Refusing(MacsAsLatency):
-        def latency(self, module):
+        def latency(self, module, *, int8=False):
             return None
 
     task, module = taught

@@ -3,7 +3,8 @@ import pytest
 from datasets import BATCH, VECTOR, batches, opened
 
 from enginery.errors import DataError
-from enginery.pipeline.recipe import Dim, Tensor
+from enginery.pipeline.data import open_data
+from enginery.pipeline.recipe import Data, Dim, Tensor
 
 
 def save(folder, **arrays):
@@ -51,6 +52,13 @@ def test_sizes_outside_the_declared_range(tmp_path):
     save(tmp_path, x=vectors())
     with pytest.raises(DataError, match=r"Dimension 'batch' of input 'x' is 9; .* 1 to 8"):
         batches(tmp_path, npz="data.npz", batch=9)
+
+
+def test_batches_that_no_engine_is_served_may_be_of_any_size(tmp_path):
+    save(tmp_path, x=vectors(), labels=np.arange(10))
+    dims = {"batch": Dim(min=2, opt=4, max=8)}
+    data = open_data(Data(npz="data.npz", batch=9), tmp_path, VECTOR, dims, served=False)
+    assert [len(batch.labels) for batch in data.batches()] == [9, 1]
 
 
 def test_one_name_has_one_size(tmp_path):

@@ -1,10 +1,13 @@
+import copy
+
 import pytest
 import torch
 from nets import Cnn, Mlp, Task, export, initializer_elements, seeded
 
-from enginery.errors import PassError
+from enginery.errors import PassError, UsageError
 from enginery.passes.module.finish import finish
 from enginery.passes.module.prune.weights import PruneWeights
+from enginery.passes.module.recover import Recover
 
 LAYERS = ("first", "second", "last")
 
@@ -100,6 +103,25 @@ def test_gradual_pruning_reaches_the_ratio_while_it_trains(prune, ema):
     assert seen == sorted(seen)
     assert len(set(seen)) == 4
     assert task.accuracy(module) > task.accuracy(pruned(ratio=0.8)[0])
+
+
+def test_the_original_can_teach_meanwhile_without_labels():
+    task = Task("mlp")
+    original = Recover(epochs=8, lr=0.01).apply(seeded(Mlp), task.context())[0]
+    options = {"ratio": 0.8, "prune": "cubic", "steps": 4, "epochs": 6, "lr": 0.01, "alpha": 1.0}
+    context = task.context(original=lambda: copy.deepcopy(original), batches=task.unlabelled)
+    module, result = pruned(context, copy.deepcopy(original), **options)
+    assert zeros(module, "second") > 0.5
+    assert result.details["training"]["epochs"] == 6
+    assert task.accuracy(module) > task.accuracy(pruned(module=copy.deepcopy(original), ratio=0.8)[0])
+    with pytest.raises(PassError, match=r"alpha=1\.0 learns from the original, and this run was given none"):
+        pruned(task.context(), copy.deepcopy(original), **options)
+
+
+@pytest.mark.parametrize("options", [{"prune": "cubic", "epochs": 1, "alpha": 1.5}, {"alpha": 0.5}])
+def test_a_teacher_out_of_range_or_without_a_training_is_wrong_usage(options):
+    with pytest.raises(UsageError, match=r"alpha=1\.5|does not train"):
+        PruneWeights(ratio=0.5, **options)
 
 
 def test_cubic_prunes_early():
