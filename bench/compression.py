@@ -42,7 +42,7 @@ from enginery.passes.module.share.codebooks import ShareWeights
 
 SAMPLES = 12_000
 ORIGINAL_EPOCHS = 10
-TEACHER_EPOCHS = 8
+TEACHER_EPOCHS = 5
 STUDENT_SAMPLES = 4_000
 STUDENT_EPOCHS = 60
 RECOVERY_EPOCHS = 12
