@@ -19,6 +19,9 @@ from enginery.passes.module.layers import WEIGHTED
 from enginery.passes.module.low_rank.factorize import Factorize
 from enginery.passes.module.prune.channels import PruneChannels
 
+SAMPLES = 8
+"""Batches that a layer's factors are made from: enough to compare layers by; a listed `factorize` reads more."""
+
 Change = Callable[[torch.nn.Module, ModuleContext], torch.nn.Module | str]
 """Changes a module: the result, or why it stays as it is."""
 
@@ -48,7 +51,7 @@ def ways(module: torch.nn.Module, context: ModuleContext) -> Ways:
             continue
         if name in groups:
             found.open.append(Way(name, "prune", by(halved(groups[name])), groups[name][1:]))
-        one = Factorize(share=HALF, layers=re.escape(name), aware=context.batches is not None)
+        one = Factorize(share=HALF, layers=re.escape(name), aware=context.batches is not None, samples=SAMPLES)
         found.open.append(Way(name, "factorize", by(one)))
         found.open.append(Way(name, "int8", _rounded(name)))
     return found
