@@ -94,10 +94,6 @@ def train(folder: Path, data: fashion.Fashion, seed: int, work: Path, only: Sequ
             print(f"seed {seed}: {name} {json.loads(path.with_suffix('.json').read_text())}", flush=True)
 
 
-def accuracy(work: Path, name: str, seed: int) -> float:
-    return json.loads((work / f"{name}-{seed}.json").read_text())["accuracy"]
-
-
 def onnx_accuracy(path: Path, data: fashion.Fashion) -> float:
     images, labels = data.test
     run = open_model(path, optimize=True)
@@ -165,6 +161,7 @@ def trained_cases(data: fashion.Fashion, seeds: list[int], work: Path) -> list[m
     ratios: dict[str, list[float]] = {name: [] for name in CASES}
     sizes: dict[str, list[float]] = {name: [] for name in CASES}
     records: dict[str, Any] = {}
+    recovery: list[float] = []
     for seed in seeds:
         paths = {name: work / f"{name}-{seed}.onnx" for name in CASES if "int8" not in name}
         for name in ("original", "pruned"):
@@ -176,6 +173,7 @@ def trained_cases(data: fashion.Fashion, seeds: list[int], work: Path) -> list[m
             sizes[name].append(zipped(path) / zipped(paths["original"]))
             if "int8" not in name:
                 records[name] = json.loads((work / f"{name}-{seed}.json").read_text())
+        recovery.append(records["pruned"]["seconds"])
     lost = {name: spread([a - b for a, b in zip(scores["original"], scores[name], strict=True)]) for name in CASES}
     rows = [
         (
@@ -195,7 +193,10 @@ def trained_cases(data: fashion.Fashion, seeds: list[int], work: Path) -> list[m
         f"\n{len(seeds)} seeds, {len(data.images):,} training images; sizes and latencies relative to the original "
         f"(ONNX Runtime CPU, one thread, batch {LATENCY_BATCH})\n"
     )
-    return asks_of_trained(scores, ratios, sizes)
+    return [
+        *asks_of_trained(scores, ratios, sizes),
+        measure.Ask("processor seconds of structured pruning with its recovery", max(recovery), RECOVERY_SECONDS),
+    ]
 
 
 def asks_of_trained(

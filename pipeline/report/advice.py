@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 BAR: Final = 24
 """Characters of the longest bar."""
 
+COUPLED: Final = "+n after a layer: n others can only be pruned together with it, and are."
+
 SHOWN: Final = 6
 """Layers that are named where they share a reason."""
 
@@ -25,6 +27,9 @@ def advice_lines(advice: Advice, budget: Budget) -> Iterator[str]:
     for effect in advice.effects:
         yield _row(effect, width, worst)
     yield ""
+    if any(effect.coupled for effect in advice.effects):
+        yield COUPLED
+        yield ""
     if advice.untried:
         yield "Not open:"
         yield from (f"  {text}" for text in untried_lines(advice))

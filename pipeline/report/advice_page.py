@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from enginery.pipeline.report import charts
-from enginery.pipeline.report.advice import budget_text, layer_text, proposal_text, recipe_lines, untried_lines
+from enginery.pipeline.report.advice import COUPLED, budget_text, layer_text, proposal_text, recipe_lines, untried_lines
 from enginery.pipeline.report.charts import Bar
 from enginery.pipeline.report.page import render
 
@@ -37,6 +37,7 @@ def advice_page(advice: Advice, budget: Budget, name: str) -> str:
         proposals=proposals,
         budget=budget_text(budget),
         untried=list(untried_lines(advice)),
+        coupled=COUPLED if any(one.coupled for one in advice.effects) else None,
     )
 
 
