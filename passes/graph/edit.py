@@ -11,6 +11,7 @@ override, and the order of nodes (a new node stands where the node was that it r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,14 @@ class Edits:
 
     def is_input(self, tensor: gs.Tensor) -> bool:
         return id(tensor) in self._inputs
+
+    def holds(self, node: gs.Node) -> bool:
+        """Whether the node stands in this graph, and not in a subgraph that reads a tensor of this one."""
+        return id(node) in self._nodes
+
+    @cached_property
+    def _nodes(self) -> frozenset[int]:
+        return frozenset(id(node) for node in self.graph.nodes)
 
     def removed(self, node: gs.Node) -> bool:
         return id(node) in self._removed

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
+from onnx import inliner
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
@@ -38,8 +39,8 @@ _EXPORTED = ("tensor_type", "sequence_type", "sparse_tensor_type")
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
 
-def load_graph(path: Path) -> gs.Graph:
-    """Read an ONNX file for editing; external weights stay on disk.
+def load_graph(path: Path, *, inline: bool = False) -> gs.Graph:
+    """Read an ONNX file for editing; external weights stay on disk. With `inline`, local functions are inlined.
 
     Raises:
         InvalidModelError: the file is not ONNX, or its external data is absent, outside its folder or too short.
@@ -48,6 +49,8 @@ def load_graph(path: Path) -> gs.Graph:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
         raise InvalidModelError(f"{path} could not be read as an ONNX model: {error}.") from error
+    if inline and model.functions:
+        model = inliner.inline_local_functions(model)
     return import_model(model, path.parent)
 
 

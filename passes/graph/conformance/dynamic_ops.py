@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from enginery.passes.graph.conformance.base import Match, Rule
-from enginery.passes.graph.edit import label
+from enginery.passes.graph.edit import label, producer
 from enginery.passes.graph.weights import is_known, peek
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class DynamicOperator(Rule):
     1. Integer operators behind a DynamicQuantizeLinear compute in float on the unquantized input, so that the
        DynamicQuantizeLinear's scale becomes 1 and its zero point 0: (q - z) * s is the input itself.
     2. Their weight stays int8, dequantized with scale 1 where its integers less its zero point fit, else in float.
-    3. `DynamicQuantizeMatMul` and `MatMulIntegerToFloat` become MatMul on a dequantized weight, and Add for a bias.
+    3. `DynamicQuantizeMatMul` and `MatMulIntegerToFloat` become MatMul on a dequantized weight, and Add for a bias;
+       behind a DynamicQuantizeLinear on its unquantized input, as above.
     4. The activations are no longer quantized: more exact, and not faster than float. For int8 speed, calibrate.
     5. Not fixed: weights that are computed; a DynamicQuantizeLinear that something else uses.
     """
@@ -37,7 +38,7 @@ class DynamicOperator(Rule):
 
     def matches(self, edits: Edits) -> Iterable[Match]:
         for node in edits.graph.nodes:
-            if node.op == "DynamicQuantizeLinear":
+            if node.op == "DynamicQuantizeLinear" and not any(user.op in _FUSED for user in node.outputs[0].outputs):
                 yield Match(label(node), "quantizes with a range that is found at run time", _unquantize(edits, node))
             elif node.op in _FUSED:
                 repair = (lambda n=node: _fused(edits, n)) if is_known(node.inputs[1]) else None
@@ -105,7 +106,9 @@ def _fused(edits: Edits, node: gs.Node) -> None:
     name = node.name or node.op
     left = node.inputs[0]
     if node.op == "MatMulIntegerToFloat":
-        left = _dequantized(edits, node, [0, 2, 4], "input")
+        maker = producer(left)
+        dynamic = maker is not None and maker.op == "DynamicQuantizeLinear"
+        left = maker.inputs[0] if maker is not None and dynamic else _dequantized(edits, node, [0, 2, 4], "input")
     value = edits.node(
         "MatMul", [left, _dequantized(edits, node, [1, scale, zero], "weight")], at=node, like=node.outputs[0]
     )

@@ -49,13 +49,25 @@ def lint_model(
         UsageError: the target has no table.
         InvalidModelError: the file is no valid ONNX model.
     """
+    _check_target(target)
+    return lint_graph(_resolved(model), target, ranges=ranges)
+
+
+def _resolved(model: Path) -> gs.Graph:
+    """The graph as the rules read it: functions inlined, and constants stand as constants, however they were written.
+
+    A scale may come from a Constant node, through an Identity, or out of a few constants; TensorRT folds all of these.
+    """
+    from enginery.passes.graph.clean.fold_constants import FoldConstants
+    from enginery.passes.graph.clean.remove_identities import RemoveIdentities
     from enginery.passes.graph.ir import load_graph
     from enginery.passes.graph.shapes import infer_shapes
 
-    _check_target(target)
-    graph = load_graph(model)
+    graph = load_graph(model, inline=True)
+    FoldConstants().apply(graph)
+    RemoveIdentities().apply(graph)
     infer_shapes(graph)
-    return lint_graph(graph, target, ranges=ranges)
+    return graph
 
 
 def lint_graph(
@@ -91,14 +103,13 @@ def fix_model(
         PassError: the fixed model lost an output, or changed its shape or type.
     """
     from enginery.passes.graph.conformance.tensorrt import ConformTensorRT
-    from enginery.passes.graph.ir import load_graph, save_graph
+    from enginery.passes.graph.ir import save_graph
     from enginery.passes.graph.shapes import infer_shapes
     from enginery.passes.proof import measure
     from enginery.passes.sequence import check
 
     _check_target(target)
-    graph = load_graph(model)
-    infer_shapes(graph)
+    graph = _resolved(model)
     before = lint_graph(graph, target, ranges=ranges)
     result = ConformTensorRT().apply(graph)
     if result.changed:

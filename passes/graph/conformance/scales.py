@@ -1,4 +1,4 @@
-"""Scales must be positive and finite."""
+"""Scales must be positive, finite, and as many as the zero points."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class BadScale(Rule):
     3. Fixed for int8 constants: a channel of scale 0 holds zeros, so its integers become 0 with scale 1; a negative
        scale changes sign together with its integers.
     4. Not fixed for activations, nor where a scale is not finite: the range was never measured.
+    5. As many zero points as scales are needed; the parser refuses others, and so does ONNX. (Not fixed.)
     """
 
     name: ClassVar[str] = "bad-scale"
@@ -44,6 +45,9 @@ class BadScale(Rule):
             if not (is_quantize(node) or is_dequantize(node)):
                 continue
             grid = grid_of(node)
+            if grid is not None and grid.zero.size != grid.scale.size:
+                yield Match(label(node), f"has {_count(grid.scale.size, 'scale')} and {grid.zero.size} zero points")
+                continue
             if grid is None or bool(np.all(np.isfinite(grid.scale) & (grid.scale > 0))):
                 continue
             bad = grid.scale[~(np.isfinite(grid.scale) & (grid.scale > 0))]
@@ -57,6 +61,10 @@ class BadScale(Rule):
                 and bool(np.isfinite(grid.scale).all())
             )
             yield Match(label(node), reason, (lambda n=node, g=grid: _rewrite(edits, n, g)) if fixable else None)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _rewrite(edits: Edits, node: gs.Node, grid: Grid) -> None:

@@ -88,7 +88,10 @@ def _share(user: gs.Node, weight: Array) -> Array:
         return total.reshape(-1, *([1] * (weight.ndim - 2)))
     if user.op == "Gemm":
         return weight.sum(axis=1 if user.attrs.get("transB", 0) else 0) * float(user.attrs.get("alpha", 1.0))
-    return np.asarray(weight.sum(axis=-2 if weight.ndim > 1 else 0))
+    if weight.ndim == 1:
+        return np.asarray(weight.sum())
+    # A stack of matrices keeps the place of the rows, so that its share is added to each of its products.
+    return weight.sum(axis=-2, keepdims=weight.ndim > 2)
 
 
 def _input_shift(user: gs.Node) -> Array | None:

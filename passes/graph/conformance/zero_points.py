@@ -28,7 +28,7 @@ from enginery.passes.graph.conformance.grids import (
 from enginery.passes.graph.conformance.saturation import saturated
 from enginery.passes.graph.conformance.shifts import add_shift, is_product, shift_of, takes_shift
 from enginery.passes.graph.edit import label
-from enginery.passes.graph.weights import is_known, peek
+from enginery.passes.graph.weights import is_known, numpy_dtype, peek
 
 if TYPE_CHECKING:
     from enginery.passes.graph.edit import Edits
@@ -48,10 +48,11 @@ class AsymmetricActivation(Rule):
        c and adds c times the weight's sum, so that it stays an integer kernel.
     6. A product that admits no such sum (padded Conv, two activations) would run in float behind a shift; its tensor is
        requantized to the smallest symmetric grid over the same range instead, which costs at most one bit. What lay
-       beyond an end of the old grid is still clipped there: that may have been a Relu.
+       beyond an end of the old grid is still clipped there: that may have been a Relu. A grid per channel, behind which
+       everything runs in float, is requantized in the same way to one grid for the whole tensor.
     7. A uint8 graph input is dequantized by Cast, Sub and Mul, which is exact.
-    8. Not fixed: a quantized graph output (its type would change), integers that another operator makes, and a shift
-       per channel of a tensor of unknown rank.
+    8. Not fixed: a quantized graph output (its type would change), integers that another operator makes or a subgraph
+       reads, a scale or zero point that is computed, and a shift per channel of a tensor of unknown rank.
     """
 
     name: ClassVar[str] = "asymmetric-activation"
@@ -62,6 +63,8 @@ class AsymmetricActivation(Rule):
         for node in edits.graph.nodes:
             grid = _asymmetric(node)
             if grid is None:
+                if (reason := _computed(node)) is not None:
+                    yield Match(label(node), reason)
                 continue
             if is_quantize(node):
                 yield Match(label(node), _reason(node, grid), _repair(edits, node, grid, done))
@@ -107,6 +110,22 @@ def _shown(grid: Grid) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
+def _computed(node: gs.Node) -> str | None:
+    """What is wrong with an activation's grid whose scale or zero point is computed; None where nothing is known."""
+    if not (is_quantize(node) or is_dequantize(node)) or is_known(node.inputs[0]) or grid_of(node) is not None:
+        return None
+    zero = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    if zero is None:
+        implied = is_quantize(node) and not node.attrs.get("output_dtype", 0)
+        return "has no zero point, which means uint8; TensorRT takes it for int8 in silence" if implied else None
+    if not is_known(zero):
+        return "has a zero point that is computed; TensorRT takes zero point 0 only"
+    dtype = numpy_dtype(zero)
+    if dtype not in (INT8, UINT8) or (dtype == INT8 and not np.any(peek(zero))):
+        return None
+    return f"is {dtype} with zero point {int(peek(zero).reshape(-1)[0])} and a scale that is computed"
+
+
 def _asymmetric(node: gs.Node) -> Grid | None:
     """The grid of a Q or DQ node on an activation that is not symmetric int8; None for every other node."""
     if not (is_quantize(node) or (is_dequantize(node) and not is_known(node.inputs[0]))):
@@ -129,7 +148,8 @@ def _repair(edits: Edits, node: gs.Node, grid: Grid, done: set[int]) -> Callable
         return None
     same = all(each is not None and _equal(each, grid) for each in grids)
     products = any(is_product(user, index) and not takes_shift(user, index) for user, index in ends.users())
-    change = _requantize if products and same and not ends.joined else _shift
+    per_channel = grid.scale.size > 1  # runs in float as it is, shifted or not
+    change = _requantize if (products or per_channel) and same and not ends.joined else _shift
 
     def repair() -> None:
         for each, own in ((node, grid), *zip(ends.nodes, grids, strict=True)):
@@ -153,7 +173,7 @@ class _Ends:
 
 
 def _ends(edits: Edits, start: gs.Tensor) -> _Ends | None:
-    """None where the integers reach a graph output, or an operator that is neither DQ nor a move."""
+    """None where the integers reach a graph output, a subgraph, or an operator that is neither DQ nor a move."""
     nodes: dict[int, gs.Node] = {}
     joined = False
     stack = [start]
@@ -162,6 +182,8 @@ def _ends(edits: Edits, start: gs.Tensor) -> _Ends | None:
         if edits.is_output(tensor):
             return None
         for user, index in consumers(tensor):
+            if not edits.holds(user):
+                return None
             if is_dequantize(user):
                 nodes[id(user)] = user
                 continue
@@ -178,7 +200,7 @@ def _equal(one: Grid, other: Grid) -> bool:
 
 
 def _requantize(edits: Edits, node: gs.Node, grid: Grid) -> None:
-    scale = symmetric_scale(grid)
+    scale = symmetric_scale(grid).max()
     source = saturated(edits, node, grid, scale) if is_quantize(node) else node.inputs[0]
     new = linear(edits, node.op, source, scale, node, axis=grid.axis, dtype=scale_dtype(node))
     edits.replace(node.outputs[0], new)

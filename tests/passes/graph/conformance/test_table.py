@@ -83,6 +83,22 @@ ROWS = [
         "{ d = DequantizeLinear(x, s, z) y = MatMul(d, f) }", "uint8 graph input", arrays={"z": U8(7), "f": W}),
     row("asymmetric-activation", "g (float[n, 16] x) => (uint8[n, 16] y)", "{ y = QuantizeLinear(x, s, z) }",
         "quantized graph output", arrays={"z": U8(7)}, fixed="no"),
+    row("asymmetric-activation", "g (float[n, 4, 8, 8] x) => (float[n, 4, 8, 8] y)",
+        "{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }", "a uint8 grid per channel, one behind a Relu",
+        arrays={"s": np.linspace(0.02, 0.05, 4).astype(F), "z": np.array([10, 100, 128, 0], U8)}, fixed="near"),
+    row("asymmetric-activation", "g (float[n, 2, 3, 16] x) => (float[n, 2, 3, 8] y)", PRODUCT, "a stack of weights",
+        arrays={"z": U8(50), "w": np.stack([W8, W8[::-1]])}, kernels="integer"),
+    row("asymmetric-activation", MATRIX, "{ c = Constant <value = uint8 {100}> () o = Identity(c) "
+        "h = Constant <value = float {0.08}> () i = Constant <value = float {0.5}> () a = Mul(h, i) "
+        "q = QuantizeLinear(x, a, o) d = DequantizeLinear(q, a, o) y = MatMul(d, f) }", "a grid out of other nodes",
+        arrays={"f": W}),
+    row("asymmetric-activation", SAME, "{ a = ReduceMax <keepdims = 0> (x) b = Abs(a) r = Div(b, s) "
+        "q = QuantizeLinear(x, r, z) y = DequantizeLinear(q, r, z) }", "a scale that is computed",
+        arrays={"z": U8(128)}, fixed="no"),
+    row("asymmetric-activation", "g (float[n, 16] x, bool c) => (float[n, 16] y)", "{ q = QuantizeLinear(x, s, z) "
+        "y = If(c) <then_branch = t () => (float[n, 16] o) { o = DequantizeLinear(q, s, z) }, "
+        "else_branch = e () => (float[n, 16] p) { p = Relu(x) }> }", "integers that a subgraph reads",
+        arrays={"z": U8(128)}, fixed="no"),
     row("asymmetric-weight", MATRIX, PRODUCT, "uint8 weight, zero point 128",
         arrays={"w": (W8.astype(int) + 128).astype(U8), "u": U8(128)}, kernels="integer"),
     row("asymmetric-weight", MATRIX, PRODUCT, "uint8 weight, zero point 90",
@@ -94,6 +110,8 @@ ROWS = [
     row("bad-scale", MATRIX, PRODUCT.replace("r(w", "r <axis = 1> (w"), "scale 0 of a weight's channel",
         arrays={"t": np.where(np.arange(8) == 3, F(0), STEP), "u": np.zeros(8, I8)}, kernels="integer"),
     row("bad-scale", MATRIX, PRODUCT, "negative scale of a weight", arrays={"t": -STEP}, kernels="integer"),
+    row("bad-scale", SAME, "{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
+        "more zero points than scales", arrays={"z": np.zeros(16, I8)}, fixed="no"),
     row("integer-bias", MATRIX, BIAS, "int32 bias behind MatMul",
         arrays={"f": W, "b": np.arange(8).astype(I32), "c": F(0.01), "o": I32(0)}),
     row("integer-bias", MATRIX, BIAS.replace("(b, c, o)", "(b, c)"), "int32 bias without zero point",
@@ -156,6 +174,8 @@ ROWS = [
     row("dynamic-quantization", MATRIX, "{ y = com.microsoft.DynamicQuantizeMatMul(x, w, c, z, b) }",
         "DynamicQuantizeMatMul", fixed="near",
         arrays={"c": np.full(8, STEP), "z": np.zeros(8, I8), "b": np.ones(8, F)}),
+    row("dynamic-quantization", MATRIX, "{ q, r, p = DynamicQuantizeLinear(x) "
+        "y = com.microsoft.MatMulIntegerToFloat(q, w, r, t, p) }", "MatMulIntegerToFloat", fixed="near"),
     row("contrib-operator", SAME, "{ y = com.microsoft.QuickGelu <alpha = 1.5> (x) }", "QuickGelu"),
     row("contrib-operator", SAME, "{ y = com.microsoft.FastGelu(x, f) }", "FastGelu", arrays={"f": VECTOR}),
     row("contrib-operator", SAME, "{ y = com.microsoft.BiasGelu(x, f) }", "BiasGelu", arrays={"f": VECTOR}),
