@@ -8,6 +8,7 @@ from enginery.pipeline.report import html
 from enginery.pipeline.report.document import (
     Candidate,
     CaseErrors,
+    CompressionStep,
     Depth,
     Errors,
     Latency,
@@ -24,6 +25,7 @@ from enginery.pipeline.report.markdown import render_markdown
 __all__ = [
     "Candidate",
     "CaseErrors",
+    "CompressionStep",
     "Depth",
     "Errors",
     "Latency",

@@ -101,6 +101,23 @@ class PassEffect(Record):
     nodes_after: int | None = None
 
 
+class CompressionStep(Record):
+    """The model after one module pass; the first is the original, the last the engine that was built from the result.
+
+    `latency` is that of the float engine after the step, for the last one that of the engine itself, as a share of the
+    latency of the original's float engine. `bytes` are those of the weights, for the last one of the engine's files.
+    A figure that was not measured is None.
+    """
+
+    step: str
+    metric: float | None = None
+    parameters: int | None = None
+    nonzero: int | None = None
+    bytes: int | None = None
+    macs: int | None = None
+    latency: float | None = None
+
+
 class StageTime(Record):
     """`seconds` is what the stage took when it ran, in this build or an earlier one whose result was reused."""
 
@@ -158,7 +175,7 @@ class Report(Record):
     """What the engine was chosen from, where it was chosen by measurement; the chosen one first."""
 
     sizes: dict[str, int] = Field(default_factory=dict)
-    """Bytes by what is measured: `original`, `graph`, `engine`."""
+    """Bytes by what is measured: `original`, `compressed` (after module passes), `graph`, `engine`."""
 
     kernels: dict[str, Any] = Field(default_factory=dict)
     """The engine's own account of its kernels (`Artifact.facts["kernels"]`): counts and heavy nodes by kind."""
@@ -167,6 +184,7 @@ class Report(Record):
     """The share of the multiply-accumulates that quantization placed in integers, over the calibration data."""
 
     depth: tuple[Depth, ...] = ()
+    compression: tuple[CompressionStep, ...] = ()
     passes: tuple[PassEffect, ...] = ()
     stages: tuple[StageTime, ...] = ()
     original: dict[str, Any] = Field(default_factory=dict)

@@ -24,7 +24,7 @@ from enginery.pipeline.report import (
     Speedup,
     StageTime,
 )
-from enginery.pipeline.report.modules import module_pass_effects, module_pass_notes
+from enginery.pipeline.report.modules import compression_steps, module_pass_effects, module_pass_notes, original_bytes
 from enginery.pipeline.store import Result
 
 NOT_RUN: Final = "The engine was not run here: "
@@ -46,6 +46,8 @@ def make_report(
     results = list(line.results.values())
     measured = question.measured
     quantized = _quantized(line, target, precision)
+    speedups = tuple(speedup for record in _timed(results) for speedup in speedups_of(record))
+    sizes = _sizes(line, target, precision)
     return Report(
         name=line.recipe.name,
         description=line.recipe.description,
@@ -61,13 +63,22 @@ def make_report(
         outputs=tuple(Signature(name=s.name, dtype=s.dtype, shape=s.shape) for s in line.outputs),
         dims={name: DimRecord(min=dim.min, opt=dim.opt, max=dim.max) for name, dim in line.dims.items()},
         latencies=tuple(latency for record in _timed(results) for latency in latencies_of(record)),
-        speedups=tuple(speedup for record in _timed(results) for speedup in speedups_of(record)),
+        speedups=speedups,
         **accuracy_of(line.recipe, measured),
         candidates=candidates,
-        sizes=_sizes(line, target, precision),
+        sizes=sizes,
         kernels=dict(measured.kernels) or _facts(line, target, precision).get("kernels") or {},
         coverage=quantized.get("coverage"),
         depth=tuple(Depth(node=point["node"], snr=point["snr_db"]) for point in quantized.get("depth", ())),
+        compression=tuple(
+            compression_steps(
+                line.compress,
+                f"{target}, {precision.mode.value}",
+                _metric(line.recipe, measured),
+                sizes["engine"],
+                speedups,
+            )
+        ),
         passes=tuple(_passes(line, target, precision)),
         stages=tuple(
             StageTime(
@@ -159,8 +170,9 @@ def _sizes(line: Line, target: str, precision: Precision) -> dict[str, int]:
     def size(result: Result, folder: str) -> int:
         return sum(result.path(name).stat().st_size for name in result.files if name.startswith(f"{folder}/"))
 
+    exported, whole = size(line.export, "model"), original_bytes(line.compress)
     return {
-        "original": size(line.export, "model"),
+        **({"original": exported} if whole is None else {"original": whole, "compressed": exported}),
         "graph": size(line.graph(target, precision), "model"),
         "engine": size(line.compile(target, precision), "engine"),
     }

@@ -34,6 +34,7 @@ def render_markdown(report: Report) -> str:
         _kernels,
         _layers,
         _depth,
+        _compression,
         _passes,
         _stages,
         _origin,
@@ -184,6 +185,23 @@ def _shortened(sources: Sequence[str]) -> list[str]:
 def _depth(report: Report) -> str:
     rows = [(f"`{point.node}`", f"{point.snr:.1f}") for point in report.depth]
     return _section("Quantization by depth", ("node", "median SNR (dB) against the float graph"), rows)
+
+
+def _compression(report: Report) -> str:
+    rows = [
+        (
+            f"`{step.step}`" if "{" in step.step else step.step,
+            _number(step.metric, "{:.5g}"),
+            _number(step.parameters, "{:,}"),
+            _number(step.nonzero, "{:,}"),
+            _number(step.bytes, "{:,}"),
+            _number(step.macs, "{:,}"),
+            _number(step.latency, "{:.2f}"),
+        )
+        for step in report.compression
+    ]
+    head = ("after", "metric", "parameters", "not zero", "bytes", "MACs a sample", "latency of the original's")
+    return _section("Compression", head, rows)
 
 
 def _passes(report: Report) -> str:

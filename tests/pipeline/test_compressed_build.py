@@ -85,7 +85,15 @@ def test_a_pruned_and_recovered_model_ships_smaller_with_each_step_on_record(wri
     assert "seconds" not in second
     report = json.loads((result.bundle / "report.json").read_text())
     assert [effect["spec"] for effect in report["passes"][:2]] == [first["pass"], second["pass"]]
-    assert any("together: parameters 2,372 → 1,188" in note for note in report["notes"])
+    steps = report["compression"]
+    assert [step["step"] for step in steps] == ["original", first["pass"], second["pass"], "onnxruntime-cpu, fp32"]
+    assert [step["parameters"] for step in steps] == [2372, 1188, 1188, None]
+    assert [step["metric"] for step in steps[:3]] == [
+        first["metric_before"], first["metric_after"], second["metric_after"]
+    ]  # fmt: skip
+    assert steps[-1]["metric"] == pytest.approx(second["metric_after"])
+    assert steps[-1]["bytes"] == report["sizes"]["engine"]
+    assert report["sizes"]["original"] == 4 * 2372
     gate = next(gate for gate in result.gates if gate.gate == "metric")
     assert f"original {first['metric_before']:.5g}" in gate.words
 

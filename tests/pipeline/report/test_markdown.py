@@ -9,6 +9,7 @@ from enginery.errors import IntegrityError, UsageError
 from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.report import (
     CaseErrors,
+    CompressionStep,
     Errors,
     PassEffect,
     Report,
@@ -16,6 +17,7 @@ from enginery.pipeline.report import (
     render_markdown,
     write_report,
 )
+from enginery.pipeline.report.html import render_html
 
 
 def sections(text: str) -> list[str]:
@@ -128,3 +130,21 @@ def test_what_is_no_report(tmp_path):
     (tmp_path / "report.json").write_text('{"schema_version": 2}')
     with pytest.raises(IntegrityError, match="can read"):
         read_report(tmp_path)
+
+
+def test_each_step_of_compression_is_a_row():
+    steps = (
+        CompressionStep(
+            step="original", metric=0.9, parameters=2000, nonzero=2000, bytes=8000, macs=4000000, latency=1.0
+        ),
+        CompressionStep(step="prune-heads{ratio=0.5}", metric=0.5, parameters=1000, latency=0.6),
+        CompressionStep(step="onnxruntime-cpu, int8", metric=0.89, bytes=1000),
+    )
+    report = make_report(compression=steps)
+    assert rows(render_markdown(report), "Compression") == [
+        ["original", "0.9", "2,000", "2,000", "8,000", "4,000,000", "1.00"],
+        ["`prune-heads{ratio=0.5}`", "0.5", "1,000", "", "", "", "0.60"],
+        ["onnxruntime-cpu, int8", "0.89", "", "", "1,000", "", ""],
+    ]
+    assert "<td>prune-heads{ratio=0.5}</td>" in render_html(report)
+    assert "Compression" not in sections(render_markdown(make_report()))
