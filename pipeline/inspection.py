@@ -22,9 +22,11 @@ def inspect(path: Path) -> dict[str, Any]:
         UsageError: it is none of these.
         InvalidModelError, StatisticsError, IntegrityError: it is one of these, and broken.
     """
+    from enginery.passes.calibration.statistics import HEAD, statistics_folder
+
     if path.is_file() and path.suffix == ".onnx":
         return {"kind": "model", **describe_model(path)}
-    if (path / "statistics.json").is_file():
+    if (statistics_folder(path) / HEAD).is_file():
         return {"kind": "statistics", **describe_statistics(path)}
     if (path / FILE_NAME).is_file():
         return {"kind": "bundle", **describe_bundle(path)}

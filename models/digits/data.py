@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -27,10 +26,9 @@ def digits(split: Literal["train", "evaluation"]) -> tuple[Images, Labels]:
 
 def batches(
     split: Literal["train", "evaluation"], batch: int = 32, samples: int | None = None
-) -> Iterator[tuple[dict[str, Images], Labels]]:
-    """Batches of `image` with their labels, in the data set's order."""
+) -> list[tuple[dict[str, Images], Labels]]:
+    """Batches of `image` with their labels, in the data set's order. A list has a length, for progress."""
     images, labels = digits(split)
     images, labels = images[:samples], labels[:samples]
-    for start in range(0, len(labels), batch):
-        chosen = slice(start, start + batch)
-        yield {"image": images[chosen]}, labels[chosen]
+    starts = range(0, len(labels), batch)
+    return [({"image": images[start : start + batch]}, labels[start : start + batch]) for start in starts]

@@ -33,30 +33,30 @@ PER_FILE = 6
 
 def batches(
     split: Split, samples: int, batch: int = 8, max_length: int = 256
-) -> Iterator[dict[str, npt.NDArray[np.int64]]]:
+) -> list[dict[str, npt.NDArray[np.int64]]]:
     """Batches of `batch` docstrings, padded to the longest of the batch and cut at `max_length` tokens.
 
-    Yields:
-        `input_ids` and `attention_mask`, int64 [batch, seq].
+    Returns:
+        `input_ids` and `attention_mask`, int64 [batch, seq]. A list, for its length: progress says how much is left.
 
     Raises:
         DataError: the standard library has no source files, or too few docstrings.
     """
     encoder = _tokenizer(max_length)
-    texts = iter(list(islice(docstrings(split), samples)))
-    count = 0
-    while group := list(islice(texts, batch)):
-        count += len(group)
-        encoded = encoder.encode_batch(group)
-        yield {
-            "input_ids": np.array([text.ids for text in encoded], np.int64),
-            "attention_mask": np.array([text.attention_mask for text in encoded], np.int64),
-        }
-    if count < samples:
+    texts = list(islice(docstrings(split), samples))
+    if len(texts) < samples:
         raise DataError(
-            f"The standard library in {sysconfig.get_path('stdlib')} has {count} docstrings for {split}; "
+            f"The standard library in {sysconfig.get_path('stdlib')} has {len(texts)} docstrings for {split}; "
             f"{samples} were asked for. Install Python with its source files, or lower `samples`."
         )
+    groups = [encoder.encode_batch(texts[start : start + batch]) for start in range(0, samples, batch)]
+    return [
+        {
+            "input_ids": np.array([text.ids for text in group], np.int64),
+            "attention_mask": np.array([text.attention_mask for text in group], np.int64),
+        }
+        for group in groups
+    ]
 
 
 def docstrings(split: Split) -> Iterator[str]:

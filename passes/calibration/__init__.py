@@ -5,7 +5,7 @@ from enginery.passes.calibration.bind import Bound, bind
 from enginery.passes.calibration.collect import collect
 from enginery.passes.calibration.digest import graph_digest
 from enginery.passes.calibration.observers import Observer, Percentile, make_observer
-from enginery.passes.calibration.statistics import Statistics
+from enginery.passes.calibration.statistics import Statistics, statistics_folder
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.calibration.tensorrt_cache import export_cache, import_cache
 
@@ -23,4 +23,5 @@ __all__ = [
     "import_cache",
     "make_observer",
     "random_batches",
+    "statistics_folder",
 ]

@@ -85,7 +85,7 @@ def bind(
     if absent and batches is not None:
         more = collect(
             model, batches, open_model=open_model, memory_budget=memory_budget, masks=statistics.masks,
-            tensors=absent, random=statistics.random, progress=progress,
+            tensors=absent, random=statistics.random, progress=progress, count=lambda: len(statistics.batches),
         )  # fmt: skip
         # Ranges of other data than the rest's would be no statistics of one run.
         fresh = dict(more.tensors) if Counter(more.batches) == Counter(statistics.batches) else {}

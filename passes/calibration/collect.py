@@ -15,7 +15,7 @@ from enginery.errors import DataError
 from enginery.passes.base import OpenModel
 from enginery.passes.calibration.batches import BatchCheck, Batches
 from enginery.passes.calibration.statistics import Statistics
-from enginery.passes.calibration.sweep import Calibrated, Progress, Seen, Sweep
+from enginery.passes.calibration.sweep import Calibrated, Count, Progress, Seen, Sweep
 
 
 def collect(
@@ -32,7 +32,7 @@ def collect(
     resume: Statistics | None = None,
     random: bool = False,
     progress: Progress | None = None,
-    total: int | None = None,
+    count: Count | None = None,
 ) -> Statistics:
     """Run `model` over all batches and return what its tensors held.
 
@@ -49,8 +49,8 @@ def collect(
         tensors: What to observe; by default everything that some policy could quantize.
         resume: Statistics of an interrupted run over the same model; batches that it has seen are skipped.
         random: Marks the statistics as taken from random data.
-        progress: Told (batches done, batches in total or None while unknown).
-        total: How many batches there are, where the caller knows.
+        progress: Told (batches done, batches in total or None while unknown), over all sweeps.
+        count: How many batches one sweep has, where the caller knows; asked while they stream.
 
     Returns:
         Statistics; `complete` is False when Ctrl-C ended the run, and what was seen until then is kept.
@@ -74,11 +74,13 @@ def collect(
         if resume is not None:
             first.seen = Seen(resume.batches, resume.samples, resume.tensors)
         try:
-            first.run(batches, check, progress, total=total)
+            first.run(batches, check, progress, count=count)
             later += first.put_off
+            done, every = 0, len(first.seen.batches)
             while later:
+                done += every
                 sweep = Sweep(calibrated, later, Path(folder), memory_budget, histograms=histograms)
-                sweep.run(batches, None, progress, total=len(first.seen.batches))
+                sweep.run(batches, None, progress, before=done, count=lambda: every)
                 if Counter(sweep.seen.batches) != Counter(first.seen.batches):
                     raise DataError("The calibration data changed between two sweeps. Fix its order and random seed.")
                 found |= sweep.seen.tensors

@@ -3,11 +3,14 @@
 A float32 is put into the bin named by its upper 16 bits: sign, exponent and 7 bits of mantissa, the bfloat16 that it
 truncates to. The 65,536 bins cover every float with a relative width of 1/128, need no range to be known beforehand,
 and are the same for every batch, so that histograms add up exactly, in any order, in one pass over the data.
+
+A tensor occupies a few thousand of them: only these are kept.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,42 @@ import numpy.typing as npt
 BINS = 1 << 16
 
 Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Occupied bins, uint16 [n] ascending, and their counts, int64 [n]. Falsy where nothing was recorded."""
+
+    bins: npt.NDArray[np.uint16]
+    counts: Counts
+
+    @classmethod
+    def none(cls) -> Self:
+        """The histogram that was not recorded."""
+        return cls(np.empty(0, np.uint16), np.empty(0, np.int64))
+
+    @classmethod
+    def of(cls, counts: Counts) -> Self:
+        """From the counts of all bins, int64 [65536]."""
+        bins = np.flatnonzero(counts)
+        return cls(bins.astype(np.uint16), counts[bins])
+
+    def __bool__(self) -> bool:
+        return bool(self.bins.size)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        return np.array_equal(self.bins, other.bins) and np.array_equal(self.counts, other.counts)
+
+    def merge(self, other: Histogram) -> Histogram:
+        """Both together; nothing where one of them was not recorded."""
+        if not self or not other:
+            return Histogram.none()
+        counts = np.zeros(BINS, np.int64)
+        counts[self.bins] = self.counts
+        counts[other.bins] += other.counts
+        return Histogram.of(counts)
 
 
 def count_values(values: npt.NDArray[Any]) -> Counts:
@@ -31,12 +70,11 @@ def bin_edges(bins: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.float6
     return inner, outer
 
 
-def distribution(counts: Counts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def distribution(histogram: Histogram) -> tuple[npt.NDArray[np.float64], Counts]:
     """The occupied bins as (centre, count), ascending by value. Bins of infinity and NaN are left out."""
-    bins = np.flatnonzero(counts)
-    inner, outer = bin_edges(bins)
+    inner, outer = bin_edges(histogram.bins)
     kept = np.isfinite(inner) & np.isfinite(outer)
-    centre, weight = ((inner + outer) / 2)[kept], counts[bins][kept]
-    centre[np.isin(bins[kept], (0, BINS // 2))] = 0.0  # zero itself shares its bin with denormals only
+    centre, weight = ((inner + outer) / 2)[kept], histogram.counts[kept]
+    centre[np.isin(histogram.bins[kept], (0, BINS // 2))] = 0.0  # zero itself shares its bin with denormals only
     order = np.argsort(centre, kind="stable")
     return centre[order], weight[order]

@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from enginery.errors import StatisticsError
 from enginery.passes.calibration.digest import data_digest
-from enginery.passes.calibration.histogram import BINS, Counts
+from enginery.passes.calibration.histogram import Histogram
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 
 FORMAT = 1
+HEAD = "statistics.json"
 _SCALARS = ("low", "high", "count", "batches", "low_sum", "high_sum", "axis", "finite", "masked")
 _CHANNELS = ("channel_low", "channel_high", "channel_sum")
 _HISTOGRAMS = ("histogram", "energy")
@@ -145,10 +146,8 @@ class Statistics:
             tensor = self.tensors[name]
             arrays |= {f"{index}.{key}": np.asarray(getattr(tensor, key), np.float64) for key in _CHANNELS}
             for key in _HISTOGRAMS:
-                counts: Counts = getattr(tensor, key)
-                bins = np.flatnonzero(counts)
-                arrays[f"{index}.{key}.bins"] = bins.astype(np.uint16)
-                arrays[f"{index}.{key}.counts"] = counts[bins]
+                histogram: Histogram = getattr(tensor, key)
+                arrays[f"{index}.{key}.bins"], arrays[f"{index}.{key}.counts"] = histogram.bins, histogram.counts
         payload = save(arrays)
         head: dict[str, Any] = {
             "format": FORMAT,
@@ -162,24 +161,25 @@ class Statistics:
             "batches": list(self.batches),
             "tensors": {
                 name: {key: getattr(self.tensors[name], key) for key in _SCALARS}
-                | {key: bool(getattr(self.tensors[name], key).size) for key in _HISTOGRAMS}
+                | {key: bool(getattr(self.tensors[name], key)) for key in _HISTOGRAMS}
                 for name in names
             },
         }
         (folder / "statistics.safetensors").write_bytes(payload)
-        (folder / "statistics.json").write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
+        (folder / HEAD).write_text(json.dumps(head, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote into `folder`, or into `statistics` in it.
 
         Raises:
             StatisticsError: a file is missing, damaged or of another format.
         """
         from safetensors.numpy import load
 
+        folder = statistics_folder(folder)
         try:
-            head = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+            head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
             payload = (folder / "statistics.safetensors").read_bytes()
         except (OSError, ValueError) as error:
             raise StatisticsError(
@@ -207,12 +207,17 @@ class Statistics:
         )
 
 
+def statistics_folder(folder: Path) -> Path:
+    """`folder`, or `statistics` in it: a calibration delivers a folder that holds its statistics so."""
+    inner = folder / "statistics"
+    return inner if (inner / HEAD).is_file() and not (folder / HEAD).is_file() else folder
+
+
 def _read_tensor(entry: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], index: int) -> TensorStatistics:
     values: dict[str, Any] = {key: entry[key] for key in _SCALARS}
     values |= {key: arrays[f"{index}.{key}"] for key in _CHANNELS}
     for key in _HISTOGRAMS:
-        values[key] = np.zeros(BINS if entry[key] else 0, np.int64)
-        values[key][arrays[f"{index}.{key}.bins"]] = arrays[f"{index}.{key}.counts"]
+        values[key] = Histogram(arrays[f"{index}.{key}.bins"], arrays[f"{index}.{key}.counts"])
     return TensorStatistics(**values)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,8 @@ from enginery.passes.calibration.masks import Mask, mask_dimensions, valid_posit
 from enginery.passes.calibration.tensor_statistics import TensorStatistics, channel_axis, observe
 
 Progress = Callable[[int, int | None], None]
+Count = Callable[[], int | None]
+"""How many batches there are, asked after each: some data knows only once it was opened."""
 
 OBSERVING = 4
 """Threads that observe tensors: numpy lets go of the interpreter's lock in all but the counting of histograms."""
@@ -110,11 +112,21 @@ class Sweep:
         self._histograms = histograms
         self._bound: dict[str, tuple[int, ...]] = {}
         self._session: RunModel | None = None
+        self._sweeps = 1
 
     def run(
-        self, batches: Batches, check: BatchCheck | None, progress: Progress | None, *, total: int | None = None
+        self,
+        batches: Batches,
+        check: BatchCheck | None,
+        progress: Progress | None,
+        *,
+        before: int = 0,
+        count: Count | None = None,
     ) -> None:
-        """Go through all batches, except those that `seen` holds already."""
+        """Go through all batches, except those that `seen` holds already.
+
+        `progress` hears of `before` batches more, those of earlier sweeps; `count` tells the batches of one.
+        """
         skip = Counter(self.seen.batches)
         with ThreadPoolExecutor(OBSERVING) as pool:
             for index, feeds in enumerate(batches()):
@@ -131,7 +143,8 @@ class Sweep:
                     tensors=self._merged(feeds, pool),
                 )
                 if progress is not None:
-                    progress(index + 1, total)
+                    total = count() if count is not None else None
+                    progress(before + index + 1, None if total is None else before + total * self._sweeps)
 
     def _merged(self, feeds: Feeds, pool: Executor) -> dict[str, TensorStatistics]:
         if self._session is None:
@@ -155,16 +168,11 @@ class Sweep:
             return
         self._bound = {name: _larger(shape, self._bound.get(name)) for name, shape in shapes.items()}
         sizes = self._sizes({name: array.dtype for name, array in feeds.items()})
-        used = 0
-        fitting: list[str] = []
-        for name in self._tensors:
-            used += 4 * sizes[name]
-            # One tensor is always taken, else a tensor larger than the budget would be put off for ever.
-            if used <= self._budget or not fitting:
-                fitting.append(name)
-        if len(fitting) < len(self._tensors):
-            self.put_off += self._tensors[len(fitting) :]
-            self._tensors, self._session = fitting, None
+        groups = list(_groups(self._tensors, sizes, self._budget))
+        self._sweeps += len(groups) - 1
+        if len(groups) > 1:
+            self.put_off += [name for group in groups[1:] for name in group]
+            self._tensors, self._session = groups[0], None
 
     def _sizes(self, dtypes: Mapping[str, Any]) -> dict[str, int]:
         """How many values each tensor holds at the bound; a run tells where shape inference does not."""
@@ -175,6 +183,19 @@ class Sweep:
             found = probe({name: np.zeros(shape, dtypes[name]) for name, shape in self._bound.items()})
             sizes |= {name: int(np.prod(found[f"{name}.shape"])) for name in unknown}
         return sizes
+
+
+def _groups(tensors: Sequence[str], sizes: Mapping[str, int], budget: int) -> Iterator[list[str]]:
+    """The tensors, in order, cut into groups that take no more than `budget` bytes as float32, or are one tensor."""
+    group: list[str] = []
+    used = 0
+    for name in tensors:
+        if group and used + 4 * sizes[name] > budget:
+            yield group
+            group, used = [], 0
+        group.append(name)
+        used += 4 * sizes[name]
+    yield group
 
 
 def _sample_count(feeds: Feeds) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from enginery.passes.calibration.histogram import BINS, Counts, count_values
+from enginery.passes.calibration.histogram import BINS, Histogram, count_values
 
 Vector = npt.NDArray[np.float64]
 Block = npt.NDArray[np.float32]
@@ -33,9 +33,9 @@ class TensorStatistics:
         channel_low: Smallest value by channel, float64 [C]. Empty when the channel count varies between batches.
         channel_high: Largest value by channel, float64 [C].
         channel_sum: Sum by channel, float64 [C].
-        histogram: Counts by bin of `histogram.py`, int64 [65536]; empty when not recorded.
+        histogram: Counts by bin of `histogram.py`; none when not recorded.
         energy: The same histogram of each sample's mean square, where a sample is one row (token) of a tensor with
-            channels last and one image of a tensor with channels at axis 1; empty when not recorded.
+            channels last and one image of a tensor with channels at axis 1; none when not recorded.
         finite: False once NaN or infinity was seen. Such a tensor cannot be quantized.
         masked: True when padded positions were left out.
     """
@@ -50,8 +50,8 @@ class TensorStatistics:
     channel_low: Vector
     channel_high: Vector
     channel_sum: Vector
-    histogram: Counts
-    energy: Counts
+    histogram: Histogram
+    energy: Histogram
     finite: bool = True
     masked: bool = False
 
@@ -80,8 +80,8 @@ class TensorStatistics:
             channel_low=np.minimum(self.channel_low, other.channel_low) if same_channels else none,
             channel_high=np.maximum(self.channel_high, other.channel_high) if same_channels else none,
             channel_sum=self.channel_sum + other.channel_sum if same_channels else none,
-            histogram=_add(self.histogram, other.histogram),
-            energy=_add(self.energy, other.energy),
+            histogram=self.histogram.merge(other.histogram),
+            energy=self.energy.merge(other.energy),
             finite=self.finite and other.finite,
             masked=self.masked and other.masked,
         )
@@ -93,7 +93,6 @@ class TensorStatistics:
         left out, and an observer that needs them says so.
         """
         low, high = self.channel_low * factors, self.channel_high * factors
-        none = np.empty(0, np.int64)
         return replace(
             self,
             low=float(low.min()),
@@ -103,8 +102,8 @@ class TensorStatistics:
             channel_low=low,
             channel_high=high,
             channel_sum=self.channel_sum * factors,
-            histogram=none,
-            energy=none,
+            histogram=Histogram.none(),
+            energy=Histogram.none(),
         )
 
     def clipped(self, low: float, high: float) -> TensorStatistics:
@@ -154,8 +153,8 @@ def observe(
         channel_low=found.low,
         channel_high=found.high,
         channel_sum=found.sum,
-        histogram=found.histogram,
-        energy=found.energy(rows) if histograms else np.empty(0, np.int64),
+        histogram=Histogram.of(found.histogram),
+        energy=found.energy(rows) if histograms else Histogram.none(),
         finite=bool(np.isfinite(low) and np.isfinite(high)),
         masked=mask is not None,
     )
@@ -190,9 +189,10 @@ class _Figures:
                 self._squares.append(squares)
             self._sample = samples.start
 
-    def energy(self, rows: Block) -> Counts:
+    def energy(self, rows: Block) -> Histogram:
         """The histogram of each sample's mean square."""
-        return count_values(np.concatenate(self._squares) / np.float32(rows.shape[1] * rows.shape[2]))
+        means = np.concatenate(self._squares) / np.float32(rows.shape[1] * rows.shape[2])
+        return Histogram.of(count_values(means))
 
 
 def _channel_sums(block: Block) -> Vector:
@@ -224,7 +224,3 @@ def _rows(array: npt.NDArray[Any], axis: int, mask: npt.NDArray[np.bool_] | None
     if axis == array.ndim - 1:
         return array.reshape(-1, array.shape[-1], 1)
     return array.reshape(array.shape[0], array.shape[1], -1)
-
-
-def _add(left: Counts, right: Counts) -> Counts:
-    return left + right if left.size and right.size else np.empty(0, np.int64)

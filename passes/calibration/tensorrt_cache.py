@@ -13,6 +13,7 @@ import numpy as np
 
 from enginery.errors import StatisticsError
 from enginery.passes.calibration.digest import graph_digest
+from enginery.passes.calibration.histogram import Histogram
 from enginery.passes.calibration.observers import Observer
 from enginery.passes.calibration.statistics import Statistics
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
@@ -68,7 +69,7 @@ def _read_line(cache: Path, number: int, line: str) -> tuple[str, float]:
 
 
 def _symmetric(reach: float) -> TensorStatistics:
-    none, nothing = np.empty(0), np.empty(0, np.int64)
+    none = np.empty(0)
     return TensorStatistics(
         low=-reach,
         high=reach,
@@ -80,6 +81,6 @@ def _symmetric(reach: float) -> TensorStatistics:
         channel_low=none,
         channel_high=none,
         channel_sum=none,
-        histogram=nothing,
-        energy=nothing,
+        histogram=Histogram.none(),
+        energy=Histogram.none(),
     )

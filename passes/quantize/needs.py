@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from enginery.passes.calibration.histogram import Histogram
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.options import QuantizeOptions
 from enginery.passes.quantize.plan import make_plan
@@ -32,8 +33,7 @@ class _Known(Mapping[str, TensorStatistics]):
     """Statistics that hold every tensor, each of one value."""
 
     def __getitem__(self, name: str) -> TensorStatistics:
-        nothing = np.empty(0, np.int64)
-        one = np.ones(1)
+        one, nothing = np.ones(1), Histogram.none()
         return TensorStatistics(0.0, 1.0, 1, 1, 0.0, 1.0, 0, one, one, one, nothing, nothing)
 
     def __contains__(self, name: object) -> bool:

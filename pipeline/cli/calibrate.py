@@ -29,12 +29,12 @@ def command(recipe: tuple[str, ...], merge: bool, import_cache: Path | None, to:
     \b
     enginery calibrate minilm
     enginery calibrate minilm --part 1/2 --to a    on one worker, 2/2 on the other
-    enginery calibrate --merge a/statistics b/statistics --to merged
+    enginery calibrate --merge a b --to merged
     enginery quantize minilm --statistics merged
 
-    Prints the folder of the result; `statistics/` in it is what `inspect stats`, `diff` and `quantize --statistics`
-    read. With --target, of the statistics as that target's graph names them. Data streams: memory depends on the model
-    and the budget, never on the number of samples. Ctrl-C keeps what was seen, and the same command goes on.
+    Prints the folder of the result, which `inspect`, `diff`, `--merge` and `--statistics` take. With --target, of the
+    statistics as that target's graph names them. Data streams: memory depends on the model and the budget, never on
+    the number of samples. Ctrl-C keeps what was seen, and the same command goes on.
     """
     if merge:
         _merge([Path(each) for each in recipe], to, as_json=options["as_json"])

@@ -68,7 +68,8 @@ class Terminal(Events):
 
     def progress(self, stage: StageName, done: int, total: int | None, what: str) -> None:
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, description=f"{stage}: {what}")
+            words = f"{stage}: {what}" if total is not None else f"{stage}: {done} {what}"
+            self._progress.update(self._task, completed=done, total=total, description=words)
 
     def waiting(self, stage: StageName, reason: str) -> None:
         if self._verbosity >= 0:
@@ -88,14 +89,9 @@ class Terminal(Events):
     def _spin(self, text: str) -> None:
         """Show a spinner, and a bar with the time that is left as soon as the total is known."""
         if self._progress is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-            from rich.progress import TimeElapsedColumn as Elapsed
-            from rich.progress import TimeRemainingColumn as Remaining
+            from enginery.pipeline.cli.progress import live_display
 
-            words = TextColumn("{task.description}")
-            columns = (SpinnerColumn(), words, BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress = live_display()
             self._progress.start()
         self._hide()
         self._task = self._progress.add_task(text, total=None)

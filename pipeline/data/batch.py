@@ -34,7 +34,7 @@ class Reader(ABC):
         """Yield batches; at most a few are in memory at once."""
 
     def count(self) -> int | None:
-        """How many batches there are, where that is known without reading them; for progress alone."""
+        """How many batches there are, where that is known without reading them all; for progress alone."""
         return None
 
     @abstractmethod

@@ -37,7 +37,7 @@ class DataSet:
             raise DataError(f"{self.name} gave no batch. A callable must return a fresh iterator at every call.")
 
     def count(self) -> int | None:
-        """How many batches there are, where that is known without reading them; for progress alone."""
+        """How many batches there are, where that is known without reading them all; for progress alone."""
         return self._reader.count()
 
     def digest(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +19,17 @@ from enginery.pipeline.source.digest import code_facts, option_files
 
 
 class PythonReader(Reader):
-    """The callable yields `{input: array}` or `({input: array}, labels)`; its batches are taken as they are."""
+    """The callable gives `{input: array}` or `({input: array}, labels)`; its batches are taken as they are.
+
+    What it returns may have a length, as a list or a torch DataLoader has: progress then says how much is left.
+    """
 
     def __init__(self, data: Data, folder: Path, layout: Layout) -> None:
         assert data.python is not None
         self._reference = Reference.parse(data.python, folder)
         self._data = data
         self._layout = layout
+        self._count: int | None = None
 
     def read(self) -> Iterator[Batch]:
         function = import_callable(self._reference, DataError)
@@ -34,6 +39,7 @@ class PythonReader(Reader):
                 f"{self._reference.text!r} returned a {type(items).__name__}; expected an iterable of batches, each "
                 "{input: array} or ({input: array}, labels)."
             )
+        self._count = _length(items)
         left = self._data.samples
         with guarded(self._reference, DataError, "starting to read it"):
             iterator = iter(cast("Iterable[object]", items))
@@ -45,8 +51,13 @@ class PythonReader(Reader):
             batch = _batch(item, self._reference.text)
             if left is not None:
                 batch, rows = self._layout.first(batch, left)
+                if left == self._data.samples and rows and self._count is not None:
+                    self._count = min(-(-left // rows), self._count)
                 left -= rows
             yield batch
+
+    def count(self) -> int | None:
+        return self._count
 
     def facts(self) -> dict[str, Any]:
         """Code, options, and the content of files and folders that an option names.
@@ -62,6 +73,13 @@ class PythonReader(Reader):
             "version": sys.version.split()[0],
             **code_facts(self._reference),
         }
+
+
+def _length(items: object) -> int | None:
+    """None for an iterator, and for what has a length in name only, as a DataLoader over a stream."""
+    with suppress(Exception):
+        return len(items) if isinstance(items, Sized) else None
+    return None
 
 
 def _batch(item: object, where: str) -> Batch:

@@ -148,7 +148,7 @@ class GraphStages(OriginalStages):
                 random=random,
                 partial=self.store.workdir(f"calibrate-{digest_json(inputs)}"),
                 progress=self.progress(stage, "batches"),
-                total=self.calibration_batches(),
+                count=self.calibration_batches,
             )
 
         return self.obtain(

@@ -28,7 +28,7 @@ def range_lines(statistics: Statistics, most: int) -> Iterator[str]:
     width = max(len(name) for name, _ in ranked[:most])
     yield f"{'tensor':<{width}}  {'low':>10}  {'high':>10}  {'outliers':>8}  from -reach to reach"
     for name, tensor in ranked[:most]:
-        far = f"{outliers(tensor):7.1f}x" if tensor.histogram.size else f"{'-':>8}"
+        far = f"{outliers(tensor):7.1f}x" if tensor.histogram else f"{'-':>8}"
         yield f"{name:<{width}}  {tensor.low:>10.4g}  {tensor.high:>10.4g}  {far}  {drawing(tensor)}"
     if len(ranked) > most:
         yield f"and {len(ranked) - most} more; --json lists them"
@@ -36,7 +36,7 @@ def range_lines(statistics: Statistics, most: int) -> Iterator[str]:
 
 def outliers(tensor: TensorStatistics) -> float:
     """The largest magnitude over that of the central 99.9 % of the values; 1 without a histogram."""
-    if not tensor.histogram.size or not tensor.finite:
+    if not tensor.histogram or not tensor.finite:
         return 1.0
     bulk = max(map(abs, BULK.range(tensor)))
     reach = max(abs(tensor.low), abs(tensor.high))
@@ -48,7 +48,7 @@ def drawing(tensor: TensorStatistics) -> str:
     reach = max(abs(tensor.low), abs(tensor.high))
     if not tensor.finite or reach == 0:
         return "not finite" if not tensor.finite else "always zero"
-    if not tensor.histogram.size:
+    if not tensor.histogram:
         first, last = (_column(np.array([end]), reach)[0] for end in (tensor.low, tensor.high))
         return "|" + "".join("-" if first <= column <= last else " " for column in range(WIDTH)) + "|"
     values, counts = distribution(tensor.histogram)

@@ -10,7 +10,8 @@ from pathlib import Path
 from enginery.engines.base import DimRange, Feeds, TensorSpec
 from enginery.errors import StatisticsError
 from enginery.passes.base import OpenModel
-from enginery.passes.calibration import Statistics, collect, graph_digest
+from enginery.passes.calibration import Statistics, collect, graph_digest, statistics_folder
+from enginery.passes.calibration.statistics import HEAD
 
 Progress = Callable[[int, int | None], None]
 
@@ -28,7 +29,7 @@ def calibrate(
     random: bool,
     partial: Path,
     progress: Progress,
-    total: int | None = None,
+    count: Callable[[], int | None] | None = None,
 ) -> None:
     """Write the statistics into `folder/statistics`.
 
@@ -44,7 +45,7 @@ def calibrate(
         random: the data is random and the user knows it; the statistics say so.
         partial: where the statistics of a run that Ctrl-C ended are kept, and gone on from.
         progress: hears (batches done, batches in all or None).
-        total: how many batches there are, where that is known.
+        count: how many batches there are, where that is known; asked while they stream.
 
     Raises:
         DataError: no data, one sample, or a batch that is not as declared.
@@ -61,7 +62,7 @@ def calibrate(
         random=random,
         resume=_interrupted(partial),
         progress=progress,
-        total=total,
+        count=count,
     )
     shutil.rmtree(partial, ignore_errors=True)
     if not statistics.complete:
@@ -90,7 +91,7 @@ def whole_digest(statistics: Path) -> str:
         StatisticsError: it holds none.
     """
     Statistics.load(statistics)
-    return hashlib.sha256((statistics / "statistics.json").read_bytes()).hexdigest()
+    return hashlib.sha256((statistics_folder(statistics) / HEAD).read_bytes()).hexdigest()
 
 
 def _interrupted(partial: Path) -> Statistics | None:

@@ -22,7 +22,7 @@ class Observer(Protocol):
 
 def require_histogram(tensor: TensorStatistics, observer: str) -> None:
     """Refuse statistics without a histogram."""
-    if not tensor.histogram.size:
+    if not tensor.histogram:
         raise StatisticsError(
             f"Observer {observer!r} reads histograms and these statistics have none: they were collected with ranges "
             "only, or the tensor was rescaled since. Calibrate with histograms, or use `minmax`."

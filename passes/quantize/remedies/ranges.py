@@ -49,7 +49,7 @@ class ClipActivations:
         names = _between_convolutions(plan)
         if not names:
             return PassResult(refusals=(Refusal("graph", "no convolution is quantized"),))
-        rescaled = [name for name in names if not context.tensors[name].histogram.size]
+        rescaled = [name for name in names if not context.tensors[name].histogram]
         observed = _observe(graph, rescaled, context) if rescaled else {}
         details: dict[str, Any] = {}
         refusals: list[Refusal] = []

@@ -77,7 +77,7 @@ def test_a_tensor_without_a_counterpart_is_measured_on_the_targets_graph(tmp_pat
     ]
     expected = calibrate(other, sequences()).tensors["renamed"]
     assert found.statistics.tensors["renamed"].high == pytest.approx(expected.high)
-    assert found.statistics.tensors["renamed"].histogram.sum() == expected.count
+    assert found.statistics.tensors["renamed"].histogram.counts.sum() == expected.count
 
 
 def test_a_name_that_means_other_values_is_not_believed(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_ranges_equal_those_of_the_real_values(conv: Path) -> None:
     assert found["logits"].channel_mean == pytest.approx(logits.mean(axis=0), rel=1e-4, abs=1e-5)
     assert found["image"].count == 6 * 8 * 3 * 16 * 16
     assert found["stem.act"].channel_low.shape == (16,)
-    assert found["stem.act"].histogram.sum() == found["stem.act"].count
+    assert found["stem.act"].histogram.counts.sum() == found["stem.act"].count
 
 
 def test_every_input_and_output_of_compute_nodes_is_observed(conv: Path) -> None:
@@ -75,6 +75,18 @@ def test_a_small_budget_bounds_what_one_run_returns(mlp: Path) -> None:
     assert largest <= 20_000
 
 
+def test_progress_counts_the_batches_of_all_sweeps(mlp: Path) -> None:
+    heard: list[tuple[int, int | None]] = []
+    calibrate(
+        mlp, sequences(), memory_budget=20_000, count=lambda: 6, progress=lambda done, all_: heard.append((done, all_))
+    )
+    done, totals = zip(*heard, strict=True)
+    assert done == tuple(range(1, len(heard) + 1))
+    # How many sweeps there will be is estimated, since later batches are longer.
+    assert totals[0] > 6
+    assert heard[-1] == (len(heard), len(heard))
+
+
 def test_data_that_changes_between_sweeps_is_refused(mlp: Path) -> None:
     calls = iter(range(100))
 
@@ -87,7 +99,7 @@ def test_data_that_changes_between_sweeps_is_refused(mlp: Path) -> None:
 
 def test_ranges_alone_leave_histograms_out(mlp: Path) -> None:
     found = calibrate(mlp, sequences(), histograms=False).tensors["a.gelu"]
-    assert found.histogram.size == 0
+    assert not found.histogram
     assert found.high == calibrate(mlp, sequences()).tensors["a.gelu"].high
 
 

@@ -31,7 +31,12 @@ def test_what_is_saved_is_loaded_and_equal_statistics_give_equal_bytes(statistic
     for name in ("statistics.json", "statistics.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert loaded.data_digest == statistics.data_digest
-    assert (loaded.tensors["a.gelu"].histogram == statistics.tensors["a.gelu"].histogram).all()
+    assert loaded.tensors["a.gelu"].histogram == statistics.tensors["a.gelu"].histogram
+
+
+def test_the_folder_around_them_is_taken_too(statistics: Statistics, tmp_path: Path) -> None:
+    statistics.save(tmp_path / "result" / "statistics")
+    assert Statistics.load(tmp_path / "result").data_digest == statistics.data_digest
 
 
 def test_a_damaged_or_missing_file_is_refused(statistics: Statistics, tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def test_workers_merge_in_any_order_to_what_one_run_sees(model: Path, statistics
     assert arrays[0] == arrays[1]
     assert forward.data_digest == statistics.data_digest
     assert not forward.diff(statistics, tolerance=1e-9)
-    assert (forward.tensors["a.gelu"].histogram == statistics.tensors["a.gelu"].histogram).all()
+    assert forward.tensors["a.gelu"].histogram == statistics.tensors["a.gelu"].histogram
 
 
 def test_merging_the_same_data_or_another_graph_is_refused(statistics: Statistics, tmp_path: Path) -> None:

@@ -58,3 +58,17 @@ def test_leaving_ends_the_live_display(capsys):
         terminal.started(EXPORT, "first build")
         assert terminal._progress is not None
     assert terminal._progress is None
+
+
+@pytest.mark.parametrize(("total", "shown"), [(4, "compile (onnxruntime-cpu int8): batches"), (None, "3 batches")])
+def test_progress_with_and_without_a_known_end(total, shown):
+    terminal = Terminal(interactive=True)
+    with terminal:
+        terminal.started(COMPILE, "first build")
+        terminal.progress(COMPILE, 3, total, "batches")
+        assert terminal._progress is not None
+        with terminal._progress.console.capture() as capture:
+            terminal._progress.console.print(terminal._progress.get_renderable())
+    line = capture.get()
+    assert shown in line
+    assert ("3/4" in line) == (total is not None)

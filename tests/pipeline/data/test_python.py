@@ -14,6 +14,16 @@ CODE = """
             labels = np.arange(start, start + rows)
             yield {"x": labels.astype(np.float32)[:, None].repeat(3, 1)}, labels
 
+    def listed():
+        return list(vectors())
+
+    class Stream:
+        def __len__(self):
+            raise TypeError("a stream has no length")
+
+        def __iter__(self):
+            return vectors()
+
     def once():
         return iterator
 
@@ -56,6 +66,17 @@ def test_the_first_samples_with_their_labels(project, samples, sizes):
     got = batches(project, python="data.py:vectors", samples=samples)
     assert [len(batch.inputs["x"]) for batch in got] == sizes
     assert [len(batch.labels) for batch in got] == sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "count"),
+    [("vectors", None, None), ("listed", None, 3), ("Stream", None, None), ("listed", 6, 2), ("listed", 99, 3)],
+)
+def test_how_many_batches_there_are_once_it_was_opened(project, name, samples, count):
+    data = opened(project, python=f"data.py:{name}", samples=samples)
+    assert data.count() is None
+    next(data.batches())
+    assert data.count() == count
 
 
 def test_an_iterator_that_is_used_up_is_an_error(project):

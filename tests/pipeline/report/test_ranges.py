@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from enginery.passes.calibration import Statistics
+from enginery.passes.calibration.histogram import Histogram
 from enginery.passes.calibration.tensor_statistics import TensorStatistics, observe
 from enginery.pipeline.report.ranges import WIDTH, drawing, outliers, range_lines
 
@@ -20,7 +21,7 @@ def seen(values: np.ndarray) -> TensorStatistics:
 
 NORMAL = seen(np.random.default_rng(0).standard_normal(10_000))
 SPIKE = seen(np.append(np.random.default_rng(0).standard_normal(10_000), 300.0))
-NONE = np.empty(0, np.int64)
+NONE = Histogram.none()
 
 
 def test_zero_is_in_the_middle_and_a_bell_is_highest_there() -> None:
