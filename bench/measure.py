@@ -121,11 +121,15 @@ def conclude(asks: Sequence[Ask], *, check: bool) -> int:
     return int(check and not all(ask.held for ask in asks))
 
 
-def print_machine(*distributions: str) -> None:
-    """Print what a figure depends on: processor, cores, load and versions."""
+def machine(*distributions: str) -> str:
+    """What a figure depends on: processor, cores and versions."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in distributions)
-    load = os.getloadavg()[0]
-    print(f"{_processor()}, {os.cpu_count()} cores, load {load:.2f}, Python {platform.python_version()}; {versions}\n")
+    return f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions}"
+
+
+def print_machine(*distributions: str) -> None:
+    """Print the machine, and how busy it is."""
+    print(f"load {os.getloadavg()[0]:.2f}; {machine(*distributions)}\n")
 
 
 def _cell(value: object) -> str:

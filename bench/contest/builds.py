@@ -13,13 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from contest.cases import Case, save_feeds
+from contest.cases import Case, load_feeds, save_feeds
 from enginery.errors import EngineryError
 from enginery.pipeline.auto import with_options
 from enginery.pipeline.events import Events
 from enginery.pipeline.line import MODEL, Line
 from enginery.pipeline.recipe import Mode
 from enginery.pipeline.recipe.file import load_recipe
+from enginery.pipeline.stages.compile import open_artifact
 from enginery.pipeline.store import Store
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -41,7 +42,7 @@ OURS = (
 class Built:
     """One candidate: how it is opened (`kind`), from which file, and what building it took.
 
-    `reason` says why there is nothing to open.
+    `options` are plain data, so that another process can open it too. `reason` says why there is nothing to open.
     """
 
     name: str
@@ -77,8 +78,8 @@ class Builder:
         self.line = self._line({})
 
     def everything(self, *, quick: bool) -> Iterator[Built]:
-        """Every candidate; `quick` leaves out those that take minutes to build."""
-        model = self.line.export.path(MODEL)
+        """Every candidate, built where it is not yet; `quick` leaves out those that take minutes to build."""
+        model = self.exported
         yield Built("torch", "torch", model)
         if not quick:
             yield Built("torch compile", "torch-compile", model)
@@ -92,13 +93,21 @@ class Builder:
         for target, mode, options in OURS:
             yield self._ours(target, mode, options)
 
-    def module(self) -> Any:
-        return self.line.original.fresh()
-
     def evaluation(self) -> list[dict[str, Any]]:
         """Real inputs for the fidelity."""
-        assert self.line.evaluation is not None
-        return [dict(batch.inputs) for batch in islice(self.line.evaluation.batches(), 8)]
+        path = self.folder / "evaluation.npz"
+        if not path.exists():
+            assert self.line.evaluation is not None
+            save_feeds(path, [dict(batch.inputs) for batch in islice(self.line.evaluation.batches(), 8)])
+        return load_feeds(path)
+
+    @property
+    def exported(self) -> Path:
+        """The plain export, which every peer begins from."""
+        return self.line.export.path(MODEL)
+
+    def module(self) -> Any:
+        return self.line.original.fresh()
 
     def _line(self, engine: Mapping[str, Mapping[str, Any]]) -> Line:
         loaded = self.loaded
@@ -118,9 +127,18 @@ class Builder:
         compiled.verify()
         entry = next(compiled.path(file) for file in compiled.files if file.endswith((".xml", ".onnx")))
         return Built(
-            name, "enginery", entry, {"line": line, "target": target, "precision": precision},
-            time.perf_counter() - begin, ours=True, integer=mode is Mode.INT8,
+            name, "enginery", entry,
+            {"target": target, "artifact": open_artifact(compiled.folder), "spec": line.spec(target, precision)},
+            self._seconds(name, compiled.digest, time.perf_counter() - begin), ours=True, integer=mode is Mode.INT8,
         )  # fmt: skip
+
+    def _seconds(self, name: str, digest: str, seconds: float) -> float:
+        """What the engine of this digest took when it was built; later calls only read the store."""
+        record = self.folder / f"{name}.json"
+        if record.exists() and (known := json.loads(record.read_text()))["digest"] == digest:
+            return known["seconds"]
+        record.write_text(json.dumps({"digest": digest, "seconds": seconds}))
+        return seconds
 
     def _peer(self, name: str, model: Path) -> Built:
         integer = name not in ("ort-optimizer", "onnxslim")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import io
+import json
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import ClassVar
@@ -24,9 +24,17 @@ COLOURS = {"ours": "#0b6e4f", "peer": "#5b6b7b", "wrong": "#b3261e"}
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate at one shape. Ratios are to the baseline, `ms` is the median, sizes are megabytes."""
+    """One candidate at one shape.
 
-    HEADERS: ClassVar = ("model", "shape", "candidate", "ratio", "cosine", "worst", "is", "MB", "build s", "build MB")
+    `ratio` with its quartiles is to the baseline, `ms` is the median latency, `floor` how many times the latency is
+    that of the multiply-accumulates alone at the machine's peak for the candidate's data type; sizes are megabytes,
+    `run_mb` what opening and running it takes at the largest shape.
+    """
+
+    HEADERS: ClassVar = (
+        "model", "shape", "candidate", "ratio", "cosine", "worst", "is", "ms", "floors",
+        "MB", "run MB", "build s", "build MB",
+    )  # fmt: skip
 
     model: str
     shape: str
@@ -35,10 +43,12 @@ class Row:
     low: float
     high: float
     ms: float
+    floors: float
     cosine: float
     worst: float
     verdict: str
     megabytes: float
+    run_mb: float | None
     build_seconds: float | None
     build_mb: float | None
     load: float
@@ -46,33 +56,65 @@ class Row:
 
     def cells(self) -> tuple[object, ...]:
         ratio = f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
-        build = [f"{value:.0f}" if value is not None else "-" for value in (self.build_seconds, self.build_mb)]
         cosines = (f"{self.cosine:.5f}", f"{self.worst:.5f}")
-        return (self.model, self.shape, self.candidate, ratio, *cosines, self.verdict, f"{self.megabytes:.0f}", *build)
+        memory = [f"{value:.0f}" if value is not None else "-" for value in (self.run_mb,)]
+        build = [f"{value:.0f}" if value is not None else "-" for value in (self.build_seconds, self.build_mb)]
+        figures = (f"{self.ms:.2f}", f"{self.floors:.1f}", f"{self.megabytes:.0f}")
+        return (self.model, self.shape, self.candidate, ratio, *cosines, self.verdict, *figures, *memory, *build)
 
 
-def publish(rows: Sequence[Row], asks: Sequence[measure.Ask], how: str) -> None:
+@dataclass
+class Measured:
+    """What one model's run printed, as it is kept in the work folder until it is published."""
+
+    date: str
+    how: str
+    machine: str
+    peaks: dict[str, float]
+    rows: list[Row] = field(default_factory=list["Row"])
+    left_out: dict[str, str] = field(default_factory=dict[str, str])
+
+    def save(self, path: Path) -> None:
+        """Write it; rows of other shapes that are there already stay."""
+        if path.exists():
+            shapes = {row.shape for row in self.rows}
+            self.rows = [row for row in Measured.load(path).rows if row.shape not in shapes] + self.rows
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Measured:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**found, "rows": [Row(**row) for row in found["rows"]]})
+
+
+def publish(found: Sequence[Measured], asks: Sequence[measure.Ask]) -> None:
     """Replace the section between the markers, and the plot."""
     page = DOCS / "benchmarks.md"
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    (DOCS / "images" / "peers.svg").write_text(svg(rows), encoding="utf-8")
-    page.write_text(f"{before}{BEGIN}\n\n{section(rows, asks, how)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    (DOCS / "images" / "peers.svg").write_text(svg([row for each in found for row in each.rows]), encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{section(found, asks)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
-def section(rows: Sequence[Row], asks: Sequence[measure.Ask], how: str) -> str:
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        today = dt.datetime.now(tz=dt.UTC).date()
-        loads = [row.load for row in rows]
-        print(f"{today}; {how}; load before each shape {min(loads):.1f} to {max(loads):.1f}")
-        measure.print_machine("onnxruntime", "openvino", "torch")
-        print("![Every candidate at every shape](images/peers.svg)\n")
-        measure.print_table(Row.HEADERS, [row.cells() for row in rows])
-        print()
-        for ask in asks:
-            print(f"- {ask}")
-    return printed.getvalue()
+def section(found: Sequence[Measured], asks: Sequence[measure.Ask]) -> str:
+    """Asks first, then the plot, a table for each model, and what was left out."""
+    lines = [f"- {ask}" for ask in asks] + ["", "![Every candidate at every shape](images/peers.svg)"]
+    for each in found:
+        loads = [row.load for row in each.rows]
+        peaks = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in each.peaks.items())
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            measure.print_table(Row.HEADERS[1:], [row.cells()[1:] for row in each.rows])
+        lines += [
+            "",
+            f"**{each.rows[0].model}**, {each.date}, {each.how}, load {min(loads):.1f} to {max(loads):.1f}; "
+            f"{each.machine}. Peaks in G/s: {peaks}.",
+            "",
+            printed.getvalue().rstrip(),
+        ]
+        if each.left_out:
+            lines += ["", "Left out: " + "; ".join(f"{name} ({why})" for name, why in each.left_out.items()) + "."]
+    return "\n".join(lines) + "\n"
 
 
 def svg(rows: Sequence[Row]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from contest.builds import Builder, Built
+from enginery.engines import get_engine
 from enginery.engines.onnxruntime import import_onnxruntime
 from enginery.engines.openvino import OpenVinoOptions, import_openvino
 
@@ -24,6 +25,16 @@ def open_candidate(built: Built, builder: Builder) -> Run:
         "enginery": _enginery,
     }
     return openers[built.kind](built, builder)
+
+
+def import_runtime(built: Built) -> None:
+    """Import what `open_candidate` will call."""
+    if built.kind.startswith("torch"):
+        import torch  # noqa: F401
+    elif "openvino" in (built.kind, str(built.options.get("target", "")).split("-")[0]):
+        import_openvino()
+    else:
+        import_onnxruntime()
 
 
 def _torch(built: Built, builder: Builder) -> Run:
@@ -59,6 +70,5 @@ def _openvino(built: Built, builder: Builder) -> Run:
 
 
 def _enginery(built: Built, _: Builder) -> Run:
-    line, target, precision = (built.options[name] for name in ("line", "target", "precision"))
-    session = line.open(target, precision)
+    session = get_engine(built.options["target"]).load(built.options["artifact"], built.options["spec"])
     return lambda feeds: next(iter(session.run(feeds).values()))
