@@ -93,18 +93,27 @@ class TensorStatistics:
         left out, and an observer that needs them says so.
         """
         low, high = self.channel_low * factors, self.channel_high * factors
+        return self._of_channels(low, high, self.channel_sum * factors, self.count)
+
+    def shifted(self, offsets: Vector) -> TensorStatistics:
+        """The statistics after an offset, float [C], was added to every channel.
+
+        As with `scaled`, what per-channel figures do not tell is left out.
+        """
+        low, high = self.channel_low + offsets, self.channel_high + offsets
+        return self._of_channels(low, high, self.channel_sum + offsets * self.count / len(offsets), self.count)
+
+    def taken(self, index: npt.NDArray[np.int64]) -> TensorStatistics:
+        """The statistics of the tensor whose channels are these of this one, in this order; repeated ones count."""
+        count = self.count * len(index) // len(self.channel_low)
+        return self._of_channels(self.channel_low[index], self.channel_high[index], self.channel_sum[index], count)
+
+    def _of_channels(self, low: Vector, high: Vector, total: Vector, count: int) -> TensorStatistics:
+        least, most = float(low.min()), float(high.max())
         return replace(
-            self,
-            low=float(low.min()),
-            high=float(high.max()),
-            low_sum=float(low.min()) * self.batches,
-            high_sum=float(high.max()) * self.batches,
-            channel_low=low,
-            channel_high=high,
-            channel_sum=self.channel_sum * factors,
-            histogram=Histogram.none(),
-            energy=Histogram.none(),
-        )
+            self, low=least, high=most, count=count, low_sum=least * self.batches, high_sum=most * self.batches,
+            channel_low=low, channel_high=high, channel_sum=total, histogram=Histogram.none(), energy=Histogram.none(),
+        )  # fmt: skip
 
     def clipped(self, low: float, high: float) -> TensorStatistics:
         """The statistics with a narrower range: `low` and `high` lie inside the one seen. The histogram stays whole."""

@@ -9,7 +9,7 @@ computed tensors, and wants one pair for all readers of a tensor: a residual Add
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from enginery.errors import UsageError
@@ -52,6 +52,7 @@ class Policy:
         least_channels: Convolutions with fewer input channels stay in float.
         grouped: Whether grouped and depthwise convolutions are quantized.
         products: Whether a MatMul of two computed tensors is quantized, on symmetric grids.
+        unasked: Remedies that are not tried unless the recipe names them, and why.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Policy:
     least_channels: int = 1
     grouped: bool = True
     products: bool = False
+    unasked: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 _MOVES = frozenset({"MaxPool", "Pad", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
@@ -105,6 +107,7 @@ POLICIES: Mapping[str, Policy] = {
             compute={"Conv": OpRule(), "Gemm": OpRule(), "MatMul": OpRule(bias=None)},
             residual=True,
             products=True,
+            unasked={"split-outliers": "a gather and a second product for each layer cost more than they gain"},
         ),
     )
 }

@@ -12,13 +12,14 @@ from enginery.passes.quantize.context import QuantizeContext, Remedy
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import Plan, make_plan
+from enginery.passes.quantize.remedies.attention import SmoothAttention
 from enginery.passes.quantize.remedies.bias import CorrectBias, corrected_snr, folded_snr
 from enginery.passes.quantize.remedies.clip import ClipWeights
 from enginery.passes.quantize.remedies.ends import FloatEnds
 from enginery.passes.quantize.remedies.equalize import Equalize
 from enginery.passes.quantize.remedies.ranges import ClipActivations
 from enginery.passes.quantize.remedies.rounding import RoundWeights
-from enginery.passes.quantize.remedies.sensitive import FloatSensitive
+from enginery.passes.quantize.remedies.sensitive import FloatProducts, FloatSensitive
 from enginery.passes.quantize.remedies.smooth import Smooth
 from enginery.passes.quantize.remedies.split import SplitOutliers
 from enginery.passes.spec import format_pass, parse_pass
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 _ALL: Sequence[type[Remedy]] = (
     SplitOutliers,
     Smooth,
+    SmoothAttention,
     Equalize,
     ClipActivations,
+    FloatProducts,
     FloatSensitive,
     FloatEnds,
     ClipWeights,
@@ -157,10 +160,12 @@ class _Trials:
         from enginery.passes.graph.ir import load_graph
 
         context, before = self._context, remedy.when == "before"
-        if isinstance(remedy, FloatSensitive | FloatEnds) and self._score >= ENOUGH:
+        if reason := context.policy.unasked.get(remedy.name):
+            self._refuse(remedy, reason)
+            return
+        if isinstance(remedy, FloatProducts | FloatSensitive | FloatEnds) and self._score >= ENOUGH:
             reason = f"the outputs are at {self._score:.1f} dB; layers are kept in float below {ENOUGH:g} dB"
-            result = PassResult(refusals=(Refusal("graph", reason),))
-            self._steps.append(Step(format_pass(remedy), kept=False, before=self._score, after=None, result=result))
+            self._refuse(remedy, reason)
             return
         if self._correcting and isinstance(remedy, RoundWeights | CorrectBias):
             self._correcting = False
@@ -183,6 +188,10 @@ class _Trials:
             context.float_model = edited if before else float_model
         else:
             context.tensors, context.options = tensors, options
+
+    def _refuse(self, remedy: Remedy, reason: str) -> None:
+        result = PassResult(refusals=(Refusal("graph", reason),))
+        self._steps.append(Step(format_pass(remedy), kept=False, before=self._score, after=None, result=result))
 
     def result(self) -> Treated:
         from enginery.passes.graph.ir import load_graph

@@ -1,4 +1,4 @@
-"""The few small layers whose rounding costs most, in float."""
+"""The few small layers, and products of attention, whose rounding costs most, in float."""
 
 from __future__ import annotations
 
@@ -69,11 +69,48 @@ class FloatSensitive:
         self, model: Path, names: Sequence[str], context: QuantizeContext
     ) -> tuple[dict[str, float], list[Refusal]]:
         """What leaving each node in float gains at the outputs, in dB, and the nodes that were not tried."""
-        context = replace(context, float_model=model, most_batches=self.batches)
-        reference = Reference.record(model, context, context.fitting())
-        plain = _score(model, (), context, reference)
-        gains = {name: _score(model, (name,), context, reference) - plain for name in names[: self.trials]}
+        gains = _gains(model, names[: self.trials], replace(context, float_model=model, most_batches=self.batches))
         return gains, [Refusal(name, f"not tried: {self.trials} before it were") for name in names[self.trials :]]
+
+
+@dataclass(frozen=True)
+class FloatProducts:
+    """Keeps in float the products of two computed tensors whose rounding costs most.
+
+    1. Each product that the policy quantizes is left out of the quantization alone, on the first `batches` batches that
+       remedies fit on; those that gain `least_gain` dB or more at the outputs stay float. Where softmax spreads over
+       hundreds of tokens, its results are a few steps of their grid each.
+    2. The others are refused with what they would gain.
+    """
+
+    name: ClassVar[str] = "float-products"
+    when: ClassVar[Literal["before", "after"]] = "before"
+    worth: ClassVar[float] = 0.2
+
+    least_gain: float = 0.15
+    batches: int = 2
+
+    def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
+        """Edit the options in `context`; the graph stays as it is."""
+        plan = make_plan(graph, context.policy, context.options, context.tensors)
+        names = [names_of(node)[0] for node in plan.products]
+        if not names:
+            return PassResult(refusals=(Refusal("graph", "no product of two computed tensors is quantized"),))
+        model = context.write(graph, self.name)
+        gains = _gains(model, names, replace(context, float_model=model, most_batches=self.batches))
+        chosen = [name for name, gain in gains.items() if gain >= self.least_gain]
+        refusals = tuple(
+            Refusal(name, f"would gain {gain:.2f} dB") for name, gain in gains.items() if name not in chosen
+        )
+        context.options = context.options.keeping_float(*map(re.escape, chosen))
+        return PassResult(len(chosen), refusals, {"float": {name: round(gains[name], 2) for name in chosen}})
+
+
+def _gains(model: Path, names: Sequence[str], context: QuantizeContext) -> dict[str, float]:
+    """What leaving each node in float gains at the outputs, in dB."""
+    reference = Reference.record(model, context, context.fitting())
+    plain = _score(model, (), context, reference)
+    return {name: _score(model, (name,), context, reference) - plain for name in names}
 
 
 def _score(model: Path, floating: Sequence[str], context: QuantizeContext, reference: Reference) -> float:

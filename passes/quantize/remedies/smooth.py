@@ -15,6 +15,7 @@ from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.layers import linear_users, sample_rows
 from enginery.passes.quantize.plan import make_plan
+from enginery.passes.quantize.remedies.copies import maker_of, with_copies
 from enginery.passes.quantize.remedies.scaling import ALPHAS, Scaled, Scaling, search
 from enginery.passes.quantize.weights import input_axis, replace_constant, values, weight_of
 
@@ -36,6 +37,8 @@ class Smooth:
     4. Otherwise it becomes a Mul in front of the layers, a GELU's output included, if it gains `least_gain` dB or more.
     5. Channels are given `headroom`, since other data will exceed what calibration saw.
     6. A tensor that gains less is left alone; the refusal says how much it would have gained.
+    7. Where a linear layer makes the tensor, alone or through an activation function, it computes up to `copies` more
+       channels, copies of those whose weights would grow largest, if that gains `least_gain` dB beyond smoothing.
     """
 
     name: ClassVar[str] = "smooth"
@@ -46,6 +49,7 @@ class Smooth:
     least_gain: float = 0.5
     rows: int = 256
     headroom: float = 1.5
+    copies: int = 16
 
     def __post_init__(self) -> None:
         if self.alpha != "auto" and not 0 <= _number(self.alpha) <= 1:
@@ -67,12 +71,16 @@ class Smooth:
         for name, group in users.items():
             rows = [sampled[node.outputs[0].name] for node in group]
             scaled = Scaled(context.tensors[name], group, rows, headroom=self.headroom)
-            best = search(scaled, context, alphas)
+            maker = maker_of(graph, group) if self.copies else None
+            if maker is not None:
+                scaled, best, copies = with_copies(maker, scaled, context, alphas, self.copies, self.least_gain)
+            else:
+                best, copies = search(scaled, context, alphas), {}
             if best.after - best.before < self.least_gain:
                 refusals.append(Refusal(name, f"would gain {best.after - best.before:.2f} dB"))
                 continue
             into = _smooth_tensor(graph, group, best.scales, context, scaled.expected())
-            details[name] = _describe(best) | {"into": into}
+            details[name] = _describe(best) | {"into": into} | ({"copies": copies} if copies else {})
         return PassResult(len(details), tuple(refusals), {"tensors": details})
 
 
@@ -130,7 +138,7 @@ def divide_producer(tensor: gs.Tensor, scales: Floats) -> bool:
 def _is_vector(tensor: gs.Tensor, size: int) -> bool:
     import onnx_graphsurgeon as gs
 
-    return isinstance(tensor, gs.Constant) and tensor.shape[-1:] == [size] and int(np.prod(tensor.shape)) == size
+    return isinstance(tensor, gs.Constant) and list(tensor.shape[-1:]) == [size] and int(np.prod(tensor.shape)) == size
 
 
 def _insert_mul(graph: Any, users: Sequence[gs.Node], scales: Floats) -> gs.Variable:

@@ -57,6 +57,6 @@ def test_named_remedies_are_applied_without_question(tmp_path: Path) -> None:
 def test_an_unknown_remedy_is_refused_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError,
-        match=r"available: clip-activations, .*, smooth, split-outliers",
+        match=r"available: clip-activations, .*, smooth, smooth-attention, split-outliers",
     ):
         quantize(mlp_block(tmp_path / "model.onnx"), sequences(), ("smoth",), "unknown")

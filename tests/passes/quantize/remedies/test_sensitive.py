@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quantizable import ModelBuilder, mlp_block, normal_batches, sequences, snr
+from quantizable import ModelBuilder, attention_block, mlp_block, normal_batches, sequences, snr
 from remedies import Patient
 
-from enginery.passes.quantize.remedies.sensitive import FloatSensitive
+from enginery.passes.quantize.remedies.sensitive import FloatProducts, FloatSensitive
 
 
 def fragile(path: Path) -> Path:
@@ -64,3 +64,19 @@ def test_layers_beyond_the_trials_are_refused(tmp_path: Path) -> None:
     patient = Patient(mlp_block(tmp_path / "model.onnx"), sequences())
     (result,) = patient.treat(FloatSensitive(work=0.5, trials=1, least_gain=100.0))
     assert [refusal.reason for refusal in result.refusals].count("not tried: 1 before it were") == 3
+
+
+def test_products_that_gain_enough_stay_float(tmp_path: Path) -> None:
+    patient = Patient(attention_block(tmp_path / "model.onnx"), sequences(), "openvino")
+    (result,) = patient.treat(FloatProducts(least_gain=-100.0))
+    assert set(result.details["float"]) == {"node_scores", "node_mixed"}
+    (none,) = Patient(attention_block(tmp_path / "other.onnx"), sequences(), "openvino").treat(
+        FloatProducts(least_gain=100.0)
+    )
+    assert none.changed == 0
+    assert {str(refusal).split(":")[0] for refusal in none.refusals} == {"node_scores", "node_mixed"}
+
+
+def test_without_quantized_products_there_is_nothing_to_keep(tmp_path: Path) -> None:
+    (result,) = Patient(attention_block(tmp_path / "model.onnx"), sequences()).treat(FloatProducts())
+    assert "no product of two computed tensors is quantized" in str(result.refusals[0])
