@@ -15,6 +15,7 @@ from enginery.passes.graph.conformance.grids import (
     grid_of,
     is_dequantize,
     is_quantize,
+    moved,
     real_values,
     scale_dtype,
 )
@@ -109,7 +110,8 @@ def _users(tensor: gs.Tensor) -> Iterable[tuple[gs.Node, int]]:
     """The nodes that compute with a tensor, through nodes that only move it."""
     for user, index in consumers(tensor):
         if user.op in MOVES - {"Gather", "Concat"} and index == 0:
-            yield from _users(user.outputs[0])
+            for output in moved(user):
+                yield from _users(output)
         else:
             yield user, index
 
@@ -138,7 +140,7 @@ def _ends(edits: Edits, tensor: gs.Tensor) -> list[gs.Node] | None:
             if is_dequantize(user) and index == 0:
                 found.append(user)
             elif user.op in MOVES - {"Concat"} and index == 0:
-                stack.extend(user.outputs[:1])
+                stack.extend(moved(user))
             else:
                 return None
     grids = [grid_of(node) for node in found]
@@ -157,8 +159,8 @@ def _dequantize_first(edits: Edits, tensor: gs.Tensor, ends: list[gs.Node]) -> N
     assert grid is not None
     dtype = scale_dtype(ends[0])
     constant = edits.constant(f"{tensor.name}/float", as_float(real_values(tensor, grid), dtype))
-    for moved in _moved(tensor):
-        moved.dtype = dtype
+    for carrier in _moved(tensor):
+        carrier.dtype = dtype
     edits.replace(tensor, constant)
     for end in ends:
         edits.replace(end.outputs[0], end.inputs[0])
@@ -166,6 +168,6 @@ def _dequantize_first(edits: Edits, tensor: gs.Tensor, ends: list[gs.Node]) -> N
 
 def _moved(tensor: gs.Tensor) -> Iterable[gs.Tensor]:
     for user, _ in consumers(tensor):
-        if user.op in MOVES:
-            yield user.outputs[0]
-            yield from _moved(user.outputs[0])
+        for output in moved(user) if user.op in MOVES else ():
+            yield output
+            yield from _moved(output)

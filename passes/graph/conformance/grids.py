@@ -31,6 +31,13 @@ MOVES: Final = frozenset(
 """Operators whose output holds values of their first input, in the same integers."""
 
 INT8: Final = np.dtype(np.int8)
+
+
+def moved(node: gs.Node) -> list[gs.Tensor]:
+    """The outputs of a node in `MOVES` that hold the integers of its input: all of Split, and else the first."""
+    return list(node.outputs) if node.op == "Split" else list(node.outputs[:1])
+
+
 _DOMAINS: Final = {None, "", "ai.onnx", "com.microsoft"}
 
 

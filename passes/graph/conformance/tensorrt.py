@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from enginery.passes.base import Refusal
 from enginery.passes.graph.base import ScopedPass
+from enginery.passes.graph.conformance.addends import ConvAddend
 from enginery.passes.graph.conformance.axes import PerChannelActivation, WrongWeightAxis
 from enginery.passes.graph.conformance.base import Rule
 from enginery.passes.graph.conformance.constants import BareQuantizedConstant, IntegerBias, QuantizedOperand
@@ -20,6 +21,7 @@ from enginery.passes.graph.conformance.data_types import (
 )
 from enginery.passes.graph.conformance.dims import UncoveredDimension, UntestedOpset
 from enginery.passes.graph.conformance.dynamic_ops import DynamicOperator
+from enginery.passes.graph.conformance.integer_moves import IntegerMove
 from enginery.passes.graph.conformance.integer_ops import IntegerOperator
 from enginery.passes.graph.conformance.operators import FORMS, UnsupportedForm, UnsupportedOperator
 from enginery.passes.graph.conformance.scales import BadScale
@@ -38,6 +40,7 @@ def tensorrt_rules(ranges: Mapping[str, object] | None = None) -> tuple[Rule, ..
         ContribOperator(),
         IntegerOperator(),
         DynamicOperator(),
+        IntegerMove(),
         IntegerBias(),
         UnsupportedQuantizedType(),
         BareQuantizedConstant(),
@@ -47,6 +50,7 @@ def tensorrt_rules(ranges: Mapping[str, object] | None = None) -> tuple[Rule, ..
         AsymmetricActivation(),
         PerChannelActivation(),
         WrongWeightAxis(),
+        ConvAddend(),
         MixedFloats(),
         UnsupportedOperator(),
         *(UnsupportedForm(form) for form in FORMS),

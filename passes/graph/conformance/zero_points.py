@@ -19,6 +19,7 @@ from enginery.passes.graph.conformance.grids import (
     is_dequantize,
     is_quantize,
     linear,
+    moved,
     origin,
     real_values,
     requantize,
@@ -190,7 +191,7 @@ def _ends(edits: Edits, start: gs.Tensor) -> _Ends | None:
             joined = joined or user.op == "Concat"
             if user.op not in MOVES or (index != 0 and user.op != "Concat"):
                 return None
-            stack.extend(user.outputs[:1])
+            stack.extend(moved(user))
     return _Ends(tuple(nodes.values()), joined)
 
 
@@ -228,8 +229,8 @@ def _retype(tensor: gs.Tensor) -> None:
     """Everything that holds the integers of a changed tensor is int8 from now on."""
     tensor.dtype = INT8
     for user, _ in consumers(tensor):
-        if user.op in MOVES:
-            _retype(user.outputs[0])
+        for output in moved(user) if user.op in MOVES else ():
+            _retype(output)
 
 
 def _dequantize_input(edits: Edits, node: gs.Node, grid: Grid) -> None:

@@ -176,6 +176,20 @@ ROWS = [
         arrays={"c": np.full(8, STEP), "z": np.zeros(8, I8), "b": np.ones(8, F)}),
     row("dynamic-quantization", MATRIX, "{ q, r, p = DynamicQuantizeLinear(x) "
         "y = com.microsoft.MatMulIntegerToFloat(q, w, r, t, p) }", "MatMulIntegerToFloat", fixed="near"),
+    row("asymmetric-activation", SAME, "{ q = QuantizeLinear(x, s, z) l, r = Split <axis = 1, num_outputs = 2> (q) "
+        "a = DequantizeLinear(l, s, z) b = DequantizeLinear(r, s, z) y = Concat <axis = 1> (b, a) }",
+        "both ways of a Split", arrays={"z": U8(90)}),
+    row("integer-move", "g (float[n, 4, 8, 8] x) => (float[n, 4, 16, 16] y)", "{ q = QuantizeLinear(x, s, z) "
+        'p = Resize <mode = "nearest"> (q, , r) y = DequantizeLinear(p, s, z) }', "Resize of uint8",
+        arrays={"z": U8(90), "r": np.array([1, 1, 2, 2], F)}),
+    row("integer-move", "g (float[n, 16] x) => (float[n, 18] y)", "{ q = QuantizeLinear(x, s, z) p = Pad(q, a, z) "
+        "y = DequantizeLinear(p, s, z) }", "Pad of int8", arrays={"a": np.array([0, 1, 0, 1])}),
+    row("integer-move", "g (float[n, 16] x) => (float[n, 18] y)", "{ q = QuantizeLinear(x, s, z) p = Pad(q, a) "
+        "y = DequantizeLinear(p, s, z) }", "Pad of uint8 with the integer 0",
+        arrays={"z": U8(90), "a": np.array([0, 1, 0, 1])}),
+    row("conv-addend", "g (float[n, 4, 8] x) => (float[n, 8, 8] y)", "{ c = Conv <pads = [1, 1]> (x, k, b) "
+        "y = Sub(c, f) }", "a number behind a 1-D Conv",
+        arrays={"k": K8[:, :, 0].astype(F), "b": VECTOR[:8], "f": F(0.5)}, kernels="float"),
     row("contrib-operator", SAME, "{ y = com.microsoft.QuickGelu <alpha = 1.5> (x) }", "QuickGelu"),
     row("contrib-operator", SAME, "{ y = com.microsoft.FastGelu(x, f) }", "FastGelu", arrays={"f": VECTOR}),
     row("contrib-operator", SAME, "{ y = com.microsoft.BiasGelu(x, f) }", "BiasGelu", arrays={"f": VECTOR}),
