@@ -39,7 +39,9 @@ def main() -> int:
     make = not given.walls
     exports = list(EXPORTS.rows(given, names_of(given, list(MODELS)), make=make))
     names = [row["name"] for row in exports if row["state"] == "exported"]
-    times = {row["name"]: row for row in Study("walls", timed).rows(given, QUICK, make=given.walls, again=True)}
+    times = {
+        row["name"]: row for row in Study("walls", timed).rows(given, given.only or QUICK, make=given.walls, again=True)
+    }
     rows = [times.get(row["name"], {}) | row for row in Study("tensorrt", examine).rows(given, names, make=make)]
     print_table(COLUMNS, [[shown(row, column) for column in COLUMNS] for row in rows])
     floats = [row for row in rows if row.get("fp32") == BUILT]

@@ -21,6 +21,7 @@ from enginery.passes.graph.conformance.data_types import (
 )
 from enginery.passes.graph.conformance.dims import UncoveredDimension, UntestedOpset
 from enginery.passes.graph.conformance.dynamic_ops import DynamicOperator
+from enginery.passes.graph.conformance.four_bits import FourBitWeight
 from enginery.passes.graph.conformance.integer_moves import IntegerMove
 from enginery.passes.graph.conformance.integer_ops import IntegerOperator
 from enginery.passes.graph.conformance.operators import FORMS, UnsupportedForm, UnsupportedOperator
@@ -46,6 +47,7 @@ def tensorrt_rules(ranges: Mapping[str, object] | None = None) -> tuple[Rule, ..
         BareQuantizedConstant(),
         QuantizedOperand(),
         BadScale(),
+        FourBitWeight(),
         AsymmetricWeight(),
         AsymmetricActivation(),
         PerChannelActivation(),

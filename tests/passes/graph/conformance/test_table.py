@@ -20,6 +20,8 @@ RNG = np.random.default_rng(0)
 W = RNG.standard_normal((16, 8)).astype(F)
 W8 = np.clip(np.round(W * 30), -127, 127).astype(I8)
 K8 = np.clip(np.round(RNG.standard_normal((8, 4, 3, 3)) * 30), -127, 127).astype(I8)
+INT4 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.INT4)
+W4 = (W8 // 16).astype(INT4)
 STEP = F(1 / 30)
 
 VECTOR = RNG.standard_normal(16).astype(F)
@@ -187,6 +189,15 @@ ROWS = [
     row("integer-move", "g (float[n, 16] x) => (float[n, 18] y)", "{ q = QuantizeLinear(x, s, z) p = Pad(q, a) "
         "y = DequantizeLinear(p, s, z) }", "Pad of uint8 with the integer 0",
         arrays={"z": U8(90), "a": np.array([0, 1, 0, 1])}),
+    row("int4-weight", MATRIX, "{ v = DequantizeLinear(w, t, u) y = MatMul(x, v) }", "int4 weight, zero point 3",
+        arrays={"w": W4, "u": np.array(3, INT4)}, opset=21),
+    row("int4-weight", MATRIX, "{ v = DequantizeLinear <axis = 0, block_size = 8> (w, t, u) y = MatMul(x, v) }",
+        "int4 weight in blocks, zero points", opset=21,
+        arrays={"w": W4, "t": np.full((2, 8), STEP), "u": np.arange(16).reshape(2, 8).clip(0, 7).astype(INT4)}),
+    row("int4-weight", MATRIX, PRODUCT, "int4 weight with one scale, int8 activations", opset=21,
+        arrays={"w": W4, "u": np.array(0, INT4)}, kernels="integer"),
+    row("int4-weight", IMAGE, CONV.replace("r <axis = 0> (k", "r(k"), "int4 weight of Conv, int8 activations", opset=21,
+        arrays={"k": (K8 // 16).astype(INT4), "u": np.array(0, INT4)}, kernels="integer"),
     row("conv-addend", "g (float[n, 4, 8] x) => (float[n, 8, 8] y)", "{ c = Conv <pads = [1, 1]> (x, k, b) "
         "y = Sub(c, f) }", "a number behind a 1-D Conv",
         arrays={"k": K8[:, :, 0].astype(F), "b": VECTOR[:8], "f": F(0.5)}, kernels="float"),
