@@ -156,6 +156,31 @@ def gpt2(width: int = 384, layers: int = 6) -> Example:
     return text_example(randomize(GPT2Model(config)))
 
 
+class ResidualBlock(torch.nn.Module):
+    """A block of a diffusion model's U-Net: GroupNorm, SiLU, convolution, twice, around a residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        parts = [
+            part
+            for _ in range(2)
+            for part in (
+                torch.nn.GroupNorm(8, channels),
+                torch.nn.SiLU(),
+                torch.nn.Conv2d(channels, channels, 3, padding=1),
+            )
+        ]
+        self.layers = torch.nn.Sequential(*parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
+
+
+def residual_blocks(channels: int = 64, blocks: int = 4) -> Example:
+    module = randomize(torch.nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks))))
+    return Example(module, {"input": torch.randn(2, channels, 32, 32)}, {"input": {0: "batch"}})
+
+
 def text_example(module: torch.nn.Module, *, vocabulary: int = 90, length: int = 11) -> Example:
     """Token ids and a padding mask of ones, dynamic in batch and length."""
     generator = torch.Generator().manual_seed(0)

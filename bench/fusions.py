@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exports import Example, export, gpt2, llama, minilm, resized, vit_small
+from exports import Example, export, gpt2, llama, minilm, residual_blocks, resized, vit_small
 from measure import Ask, conclude, interleaved, options, print_machine, print_table, ratio
 
 from enginery.engines.onnxruntime import open_model
@@ -39,6 +39,9 @@ VARIANTS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "none of the three": lambda passes: without(passes, "fuse-rms-norm", "fuse-rotary", "fuse-grouped-queries"),
     "rotary not packed": lambda passes: without(passes, "pack-rotary"),
     "no early selection": lambda passes: without(passes, "select-early"),
+    "no split projections": lambda passes: without(passes, "split-projections"),
+    "with group norm": lambda passes: before_attention(passes, "fuse-group-norm"),
+    "no silu": lambda passes: without(passes, "fuse-silu"),
     "with matmul-add": lambda passes: before_attention(passes, "fuse-matmul-add"),
     "with residual norms": lambda passes: written(passes, "lower-to-residual-norm"),
     "with embedding norms": lambda passes: written(passes, "lower-to-embedding-norm"),
@@ -50,13 +53,15 @@ RECOGNITION = {
     "vit_small": {"Attention": 12, "LayerNormalization": 25},
     "llama": {"Attention": 6, "RMSNormalization": 13, "RotaryEmbedding": 12},
     "gpt2": {"Attention": 6, "LayerNormalization": 13},
+    "residual_blocks": {"GroupNormalization": 8},
 }
-RECOGNIZERS = ("fuse-rms-norm", "fuse-rotary", "fuse-layer-norm", "fuse-gelu", "fuse-attention")
+IMAGES = ("vit_small", "residual_blocks")
+RECOGNIZERS = ("fuse-group-norm", "fuse-rms-norm", "fuse-rotary", "fuse-layer-norm", "fuse-gelu", "fuse-attention")
 
 
 def main() -> int:
     parser = options("What each fusion is worth on ONNX Runtime's CPU, against its default session.")
-    parser.add_argument("--models", nargs="*", default=["minilm", "vit_small", "llama"])
+    parser.add_argument("--models", nargs="*", default=["minilm", "vit_small", "llama", "gpt2", "residual_blocks"])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), help="measure these instead of all")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--cpu", action="store_true", help="CPU time of one thread: other work hardly moves it")
@@ -64,22 +69,25 @@ def main() -> int:
     print_machine("onnxruntime", "torch", "onnx")
     asks: list[Ask] = []
     rows: list[list[object]] = []
-    models = {"minilm": minilm, "vit_small": vit_small, "llama": llama, "gpt2": gpt2}
+    models = {
+        "minilm": minilm, "vit_small": vit_small, "llama": llama, "gpt2": gpt2, "residual_blocks": residual_blocks
+    }  # fmt: skip
     for name in ["minilm"] if given.quick else given.models:
         with tempfile.TemporaryDirectory() as folder:
             example = models[name]()
             asks += recognized(name, example, Path(folder))
-            shapes = [{"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}][: 1 if name == "vit_small" else 2]
+            shapes = [{"batch": 1, "seq": 128}, {"batch": 8, "seq": 128}][: 1 if name in IMAGES else 2]
             for sizes in shapes:
                 found = measured(
                     example,
                     Path(folder),
                     sizes,
                     given.variants,
-                    rounds=8 if given.quick else given.rounds,
+                    # A short run takes more rounds to tell a gain from noise.
+                    rounds=8 if given.quick else given.rounds * (1 if sizes["batch"] > 1 else 3),
                     cpu=given.cpu,
                 )
-                where = f"{name} batch {sizes['batch']}" + ("" if name == "vit_small" else f" seq {sizes['seq']}")
+                where = f"{name} batch {sizes['batch']}" + ("" if name in IMAGES else f" seq {sizes['seq']}")
                 rows += [[where, variant, *map(str, [value])] for variant, value in found.items()]
                 bound = {("minilm", 1): 0.82, ("minilm", 8): 0.77, ("vit_small", 1): 0.92}.get((name, sizes["batch"]))
                 asks.append(Ask(f"{where}: defaults over ONNX Runtime's", found["defaults"].median, bound or 1.02))
