@@ -41,7 +41,7 @@ class MergeTransposes(ScopedPass):
             if (moved := _through_choice(node, edits)) is not None:
                 edits.replace(node.outputs[0], moved)
                 continue
-            found = _chain(node) or _batched(node, shapes)
+            found = _chain(node) or _batched(node, shapes) or _around(node, shapes)
             if found is None:
                 continue
             source, order = found
@@ -81,6 +81,22 @@ def _batched(node: gs.Node, shapes: ShapeValues) -> tuple[gs.Tensor, list[int]] 
         return None  # one open dimension is what is left for it
     rank = len(dims)
     return source, [*range(rank - 2), rank - 1, rank - 2]
+
+
+def _around(node: gs.Node, shapes: ShapeValues) -> tuple[gs.Tensor, list[int]] | None:
+    """Case 4."""
+    turn = producer(node.inputs[0]) if node.op == "Squeeze" and len(node.inputs) == 2 else None
+    added = producer(turn.inputs[0]) if turn is not None and turn.op == "Transpose" else None
+    if turn is None or added is None or added.op != "Unsqueeze":
+        return None
+    order = turn.attrs.get("perm")
+    places = [shapes.vector(each.inputs[1]) for each in (added, node)]
+    if order is None or any(place is None or len(place) != 1 or not isinstance(place[0], int) for place in places):
+        return None
+    into, out = (int(place[0]) % len(order) for place in places if place is not None)
+    if order[out] != into:
+        return None
+    return added.inputs[0], [axis - (axis > into) for axis in order if axis != into]
 
 
 def _through_choice(node: gs.Node, edits: Edits) -> gs.Tensor | None:

@@ -121,17 +121,15 @@ class _Attention(Rule):
 class FuseAttention(RulePass):
     """Recognizes softmax attention and writes it as one `Attention` (opset 23).
 
-    1. softmax(scale * Q K^T + mask) V over (batch, heads, length, size) becomes `Attention`. The scale may be a factor
-       or a divisor, of the scores, of the queries, of the keys, or of several of them; they are multiplied. A factor
-       of the scores for each head multiplies the queries. cap * tanh(scores / cap) becomes the cap of `Attention`. Over
-       (batch, length, size) it becomes attention of one head; `unfold-heads` before this pass finds heads that were
-       folded into the batch.
+    1. softmax(scale * Q K^T + mask) V over (batch, heads, length, size) becomes `Attention`; over
+       (batch, length, size), attention of one head (`unfold-heads` finds heads that were folded into the batch). The
+       scale may be a factor or a divisor, of the scores, of the queries, of the keys, or of several of them: they are
+       multiplied. A factor for each head multiplies the queries. cap * tanh(scores / cap) becomes `softcap`.
     2. Up to three layers may lie between the scores and the softmax: a `Where` that replaces scores by a floor, or an
        `Add` of a mask, of a bias of positions, or of a mask for each window of an image, where windows are a part of
-       the batch. They become one additive mask, in their order. A finite floor above
-       -1e8 would not hide a score that is added to it. (Refused.) What hides a score is raised to -1e30, and a mask
-       that broadcasts over lengths is expanded: kernels differ on both. A mask of unknown rank or another type is left.
-       (Refused.)
+       the batch. They become one additive mask, in their order. What hides a score is raised to -1e30, and a mask that
+       broadcasts over lengths is expanded: kernels differ on both. A finite floor above -1e8 would not hide a score
+       that is added to it, and a mask may have an unknown rank or another type: left. (Refused.)
     3. Transposed keys are read before their transpose; other layouts get a transpose of their own, as do keys that
        are made as (batch, heads, size, length).
     4. The guard against rows that are hidden entirely (`Where(IsNaN(p), 0, p)`) goes where the mask is finite, because

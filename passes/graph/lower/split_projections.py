@@ -55,8 +55,8 @@ class SplitProjections(ScopedPass):
 
     1. A `MatMul` with constant weights, and its bias, whose result is cut by a `Split` of the last dimension become one
        for each of its outputs.
-    2. So do those that are seen as (..., parts, heads, size), transposed, and cut by `Slice` and `Squeeze`, or by
-       `Gather`, along the parts. Each part is then seen as (..., heads, size) and transposed by itself.
+    2. So do those that are seen as (..., parts, size) or (..., parts, heads, size), transposed, and cut by `Slice` and
+       `Squeeze`, or by `Gather`, along the parts. Each part is then seen as (..., heads, size), and transposed.
     3. A result that something else reads, or that is cut in another way, stays whole.
     """
 
@@ -132,7 +132,8 @@ def _taken_apart(projection: _Projection, shapes: ShapeValues, edits: Edits) -> 
         if taken is None:
             return []
         place, becomes = taken
-        found.append(_Part(place * width, (place + 1) * width, becomes, (*[0] * axis, *rest), kept))
+        shape = (*[0] * axis, *rest) if len(rest) > 1 else ()
+        found.append(_Part(place * width, (place + 1) * width, becomes, shape, kept))
     return found
 
 

@@ -70,3 +70,25 @@ def test_the_keys_of_one_head_for_all(tmp_path):
           t = Transpose<perm: ints = [0, 2, 1]>(f) y = Reshape(t, back) }"""
     done = apply(MergeTransposes(), text, tmp_path)
     assert [attributes(done.graph, "Transpose")["perm"], "Reshape" in done.ops] == [[0, 1, 3, 2], False]
+
+
+AROUND = """g (float[N, 3, 2] x) => (float[A, B, C] y) <int64[1] at = {{{into}}}, int64[1] out = {{{out}}}>
+    {{ a = Unsqueeze(x, at) b = Transpose<perm: ints = {perm}>(a) y = Squeeze(b, out) }}"""
+
+
+@pytest.mark.parametrize(
+    ("into", "perm", "out", "order"),
+    [("0", "[2, 1, 0, 3]", "-2", [1, 0, 2]), ("-1", "[3, 0, 2, 1]", "0", [0, 2, 1]), ("1", "[0, 2, 1, 3]", "2", None)],
+)
+def test_a_dimension_that_comes_and_goes_around_a_transpose(into, perm, out, order, tmp_path):
+    text = AROUND.format(into=into, perm=perm, out=out)
+    if order is None:  # nothing is left to do, and the output needs a node that makes it
+        text = text.replace("y = Squeeze(b, out)", "s = Squeeze(b, out) y = Neg(s)")
+        assert apply(MergeTransposes(), text, tmp_path).ops == ["Neg"]
+    else:
+        assert attributes(apply(MergeTransposes(), text, tmp_path).graph, "Transpose") == {"perm": order}
+
+
+def test_another_dimension_that_goes_is_left(tmp_path):
+    text = AROUND.format(into="0", perm="[1, 2, 0, 3]", out="0").replace("N", "1")
+    assert apply(MergeTransposes(), text, tmp_path).result.changed == 0

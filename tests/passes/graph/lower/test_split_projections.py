@@ -51,6 +51,13 @@ def test_parts_that_are_seen_as_heads(taken, outputs, parts, tmp_path):
     assert done.ops == ["MatMul", "Add", "Reshape", "Transpose"] * parts
 
 
+def test_parts_without_heads_are_nothing_but_columns(tmp_path):
+    seen = "r = Reshape(h, into) t = Transpose<perm: ints = [2, 0, 1, 3]>(r)"
+    text = projection(f"{seen} {GATHERS}", outputs="float[N, S, 4] q, float[N, S, 4] k", into="{0, 0, 3, 4}")
+    done = apply(SplitProjections(), text.replace("int64[5] into", "int64[4] into"), tmp_path)
+    assert done.ops == ["MatMul", "Add"] * 2
+
+
 def test_parts_behind_the_heads_are_not_columns_in_a_row(tmp_path):
     """GPT-NeoX keeps queries, keys and values of a head together."""
     seen = "r = Reshape(h, into) t = Transpose<perm: ints = [3, 0, 2, 1, 4]>(r)"
