@@ -101,8 +101,11 @@ def _cut(projection: _Projection, edits: Edits) -> list[_Part]:
     widths = [shape[-1] for shape in shapes if shape is not None and isinstance(shape[-1], int)]
     if len(widths) < len(shapes) or sum(widths) != projection.columns:
         return []
-    ends = np.cumsum([0, *widths]).tolist()
-    return [_Part(*span, each) for *span, each in zip(ends, ends[1:], reader.outputs, strict=False)]
+    parts: list[_Part] = []
+    for width, becomes in zip(widths, reader.outputs, strict=True):
+        first = parts[-1].last if parts else 0
+        parts.append(_Part(first, first + width, becomes))
+    return parts
 
 
 def _taken_apart(projection: _Projection, shapes: ShapeValues, edits: Edits) -> list[_Part]:
