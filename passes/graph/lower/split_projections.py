@@ -66,12 +66,15 @@ class SplitProjections(ScopedPass):
 
     def edit(self, edits: Edits) -> Iterable[Refusal]:
         shapes = ShapeValues()
+        inside = {id(node) for node in edits.graph.nodes}
         for node in edits.graph.nodes:
             projection = _projection(node, edits)
             if projection is None:
                 continue
-            for part in _cut(projection, edits) or _taken_apart(projection, shapes, edits):
-                edits.replace(part.becomes, _written(projection, part, edits))
+            parts = _cut(projection, edits) or _taken_apart(projection, shapes, edits)
+            if all(id(producer(part.becomes)) in inside for part in parts):  # not in a subgraph of this one
+                for part in parts:
+                    edits.replace(part.becomes, _written(projection, part, edits))
         return ()
 
 

@@ -87,3 +87,14 @@ def test_products_that_stay_whole(body, outputs, tmp_path):
 def test_weights_that_are_computed_stay_whole(tmp_path):
     made = "a = Abs(w) m = MatMul(x, a) h = Add(m, b)"
     assert apply(SplitProjections(), projection(f"{SEEN} {SLICES}", made=made), tmp_path).result.changed == 0
+
+
+def test_a_split_in_a_subgraph_stays_there(tmp_path):
+    text = projection(
+        """y = If(c) <
+        then_branch = t () => (float[N, S, 6] q) { q, r = Split<axis: int = -1, num_outputs: int = 2>(h) },
+        else_branch = e () => (float[N, S, 6] d) { d = Concat<axis: int = -1>(x, x, x) }>""",
+        outputs="float[N, S, 6] y",
+    ).replace("[N, S, 2] x", "[N, S, 2] x, bool c")
+    done = apply(SplitProjections(), text, tmp_path)
+    assert done.result.changed == 0
