@@ -53,13 +53,17 @@ def _first(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | None:
 
 
 def _normalization(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | None:
-    """The dimensions from `axis` on are normalized together."""
+    """The dimensions from `axis` on are normalized together; scale and bias have no others."""
     first = int(node.attrs.get("axis", -1)) % len(dims)
-    return {0: axis} if axis < first else None
+    weights = [dims_of(each) for each in node.inputs[1:] if not each.is_empty()]
+    if axis >= first or any(each is None or len(each) > len(dims) - first for each in weights):
+        return None
+    return {0: axis}
 
 
 def _softmax(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | None:
-    return {0: axis} if axis != int(node.attrs.get("axis", -1)) % len(dims) else None
+    """Before opset 13 it ran over all dimensions from `axis` on, and had another default."""
+    return {0: axis} if "axis" in node.attrs and axis < int(node.attrs["axis"]) % len(dims) else None
 
 
 def _product(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | None:
@@ -91,8 +95,8 @@ def _attention(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | None:
     if len(node.inputs) < 4 or node.inputs[3].is_empty():
         return {0: axis}
     mask = dims_of(node.inputs[3])
-    if mask is None or len(mask) < 2 or mask[-2] is None:
-        return None
+    if mask is None or len(mask) < 2 or (mask[-2] != 1 and (mask[-2] is None or mask[-2] != dims[axis])):
+        return None  # it may be 1 at run time
     return {0: axis} if mask[-2] == 1 else {0: axis, 3: len(mask) - 2}
 
 

@@ -38,14 +38,21 @@ def test_what_something_else_reads_is_selected_after_it(tmp_path):
     [
         ("h = Add(x, b)", 1),
         ("m = MatMul(x, w) h = Softmax<axis: int = 1>(m)", 1),
+        ("m = MatMul(x, w) h = LayerNormalization<axis: int = 1>(m, b, b)", 1),
         ("t = Transpose<perm: ints = [0, 2, 1]>(x) p = MatMul(x, t) h = MatMul(p, x)", 2),
         ("m = MatMul(x, w) h = ReduceSum<keepdims: int = 1>(m)", 1),
     ],
-    ids=["no product", "across positions", "columns", "unknown"],
+    ids=["no product", "across positions", "normalized across them", "columns", "unknown"],
 )
 def test_selections_that_stay(body, axis, tmp_path):
     done = apply(SelectEarly(), selection(body, axis=axis, outputs="float[A, B] y"), tmp_path)
     assert done.result.changed == 0
+
+
+@pytest.mark.parametrize("softmax", ["Softmax<axis: int = -1>", "Softmax<axis: int = 2>"])
+def test_a_softmax_within_positions(softmax, tmp_path):
+    done = apply(SelectEarly(), selection(f"m = MatMul(x, w) h = {softmax}(m)"), tmp_path)
+    assert done.ops == ["Gather", "MatMul", "Softmax", "Squeeze"]
 
 
 def test_several_positions_stay(tmp_path):
@@ -91,6 +98,18 @@ def attention(call, *, inputs="", perm="[0, 2, 1, 3]"):
 def test_queries_of_attention(call, inputs, gathers, tmp_path):
     done = apply(SelectEarly(), attention(call, inputs=inputs), tmp_path, opset=23, ir_version=11)
     assert done.ops == [*["Gather"] * gathers, "Attention", "Transpose", "Squeeze"]
+
+
+def test_one_row_of_the_mask_for_all_queries(tmp_path):
+    text = attention("Attention(q, k, v, m)", inputs=", float[N, 1, 1, T] m").replace("S, 4] q", "1, 4] q")
+    done = apply(SelectEarly(), text, tmp_path, opset=23, ir_version=11)
+    assert done.ops == ["Gather", "Attention", "Transpose", "Squeeze"]
+
+
+def test_a_mask_whose_rows_are_not_known_to_be_the_queries(tmp_path):
+    text = attention("Attention(q, k, v, m)", inputs=", float[N, 1, R, T] m")
+    feeds = [feeds_for(parse_model(text, opset=23, ir_version=11), {"N": 2, "S": 3, "T": 4, "R": 3})]
+    assert apply(SelectEarly(), text, tmp_path, feeds=feeds, opset=23, ir_version=11).result.changed == 0
 
 
 def test_causal_attention_is_selected_after_it(tmp_path):
