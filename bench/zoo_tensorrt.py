@@ -156,6 +156,7 @@ def theirs(graph: Path, folder: Path, feeds: list[dict[str, Any]]) -> Row:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     from enginery.engines.onnxruntime import open_model
+    from enginery.errors import EngineError
     from enginery.passes.graph.conformance import fix_model
 
     class Reader(CalibrationDataReader):
@@ -171,12 +172,17 @@ def theirs(graph: Path, folder: Path, feeds: list[dict[str, Any]]) -> Row:
         quantize_static(str(graph), str(given), Reader())
     except Exception as error:  # noqa: BLE001 - whatever it raises is a row of the table
         return {"ort int8": f"not quantized: {type(error).__name__}: {first_line(error)}"}
-    result = fix_model(given, fixed, TARGET, open_model=open_model, feeds=feeds[:1])
+    try:
+        result = fix_model(given, fixed, TARGET, open_model=open_model, feeds=feeds[:1])
+        apart: object = max(difference.relative for difference in result.differences)
+    except EngineError:
+        result = fix_model(given, fixed, TARGET)
+        apart = "the given file does not run"
     left = [str(finding) for finding in result.after if finding.severity == "error"]
     return {
         "ort int8": attempt(given, lint=False)[0],
         "ort fixed": attempt(fixed)[0] if not left else f"not fixed: {left[0]}",
-        "fix error": max(difference.relative for difference in result.differences),
+        "fix error": apart,
     }
 
 

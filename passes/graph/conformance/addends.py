@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class ConvAddend(Rule):
-    """One number added to the result of a 1-D convolution, or subtracted from it.
+    """One number added to the result of a 1-D convolution, or subtracted from it, also behind other such constants.
 
     1. TensorRT-RTX 1.7 takes it for the bias of a float convolution and stops at an assertion; behind int8 ones it
-       sometimes does.
+       sometimes does. A constant of shape [1, C, 1] it takes.
     2. Fixed exactly: the number is written once for each channel.
     """
 
@@ -42,16 +42,26 @@ class ConvAddend(Rule):
 
 def _addend(node: gs.Node) -> tuple[int, int] | None:
     """Which input is the number, and how many channels the convolution has; None where this is no such node."""
+    index = _constant_place(node)
+    if index is None:
+        return None
+    constant, maker = node.inputs[index], producer(node.inputs[1 - index])
+    while maker is not None and (place := _constant_place(maker)) is not None:
+        maker = producer(maker.inputs[1 - place])
+    if maker is None or maker.op != "Conv" or peek(constant).size != 1 or len(constant.shape) > 3:
+        return None
+    shape = maker.inputs[1].shape
+    if shape is None or len(shape) != 3 or not isinstance(shape[0], int) or tuple(constant.shape) == (1, shape[0], 1):
+        return None
+    return index, shape[0]
+
+
+def _constant_place(node: gs.Node) -> int | None:
+    """Which input of a sum or difference is a constant; None for other nodes."""
     if node.op not in ("Add", "Sub") or node.domain or len(node.inputs) != 2:
         return None
-    for index in (1, 0) if node.op == "Add" else (1,):
-        constant, conv = node.inputs[index], producer(node.inputs[1 - index])
-        if not is_known(constant) or peek(constant).size != 1 or conv is None or conv.op != "Conv":
-            continue
-        shape = conv.inputs[1].shape
-        if shape is not None and len(shape) == 3 and isinstance(shape[0], int) and len(constant.shape) <= 3:
-            return index, shape[0]
-    return None
+    places = (1, 0) if node.op == "Add" else (1,)
+    return next((place for place in places if is_known(node.inputs[place])), None)
 
 
 def _spread(edits: Edits, node: gs.Node, index: int, channels: int) -> None:

@@ -85,7 +85,7 @@ def _share(user: gs.Node, weight: Array) -> Array:
     """The sum of the weight over everything that one output element sums, shaped to be added to the result."""
     if user.op == "Conv":
         total = weight.sum(axis=tuple(range(1, weight.ndim)))
-        return total.reshape(-1, *([1] * (weight.ndim - 2)))
+        return total.reshape(1, -1, *([1] * (weight.ndim - 2)))
     if user.op == "Gemm":
         return weight.sum(axis=1 if user.attrs.get("transB", 0) else 0) * float(user.attrs.get("alpha", 1.0))
     if weight.ndim == 1:

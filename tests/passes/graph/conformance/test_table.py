@@ -201,6 +201,9 @@ ROWS = [
     row("conv-addend", "g (float[n, 4, 8] x) => (float[n, 8, 8] y)", "{ c = Conv <pads = [1, 1]> (x, k, b) "
         "y = Sub(c, f) }", "a number behind a 1-D Conv",
         arrays={"k": K8[:, :, 0].astype(F), "b": VECTOR[:8], "f": F(0.5)}, kernels="float"),
+    row("conv-addend", "g (float[n, 4, 8] x) => (float[n, 8, 8] y)", "{ c = Conv <pads = [1, 1]> (x, k) "
+        "e = Add(b, c) y = Sub(e, f) }", "a number behind the channels' own",
+        arrays={"k": K8[:, :, 0].astype(F), "b": VECTOR[:8].reshape(1, 8, 1), "f": F(0.5)}, kernels="float"),
     row("contrib-operator", SAME, "{ y = com.microsoft.QuickGelu <alpha = 1.5> (x) }", "QuickGelu"),
     row("contrib-operator", SAME, "{ y = com.microsoft.FastGelu(x, f) }", "FastGelu", arrays={"f": VECTOR}),
     row("contrib-operator", SAME, "{ y = com.microsoft.BiasGelu(x, f) }", "BiasGelu", arrays={"f": VECTOR}),
