@@ -27,6 +27,14 @@ SAMPLES = 32
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """How close a model's outputs are to the float model's: SNR in dB, the median over samples and the worst sample."""
+
+    median: float
+    worst: float
+
+
+@dataclass(frozen=True)
 class Reference:
     """The float model's outputs on some batches, and which of their positions are valid."""
 
@@ -48,14 +56,15 @@ class Reference:
         )
         return cls(feeds, outputs, masks)
 
-    def measure(self, model: Path, context: QuantizeContext) -> float:
-        """Median over all samples of all float outputs of the model's SNR, in dB."""
+    def measure(self, model: Path, context: QuantizeContext) -> Fidelity:
+        """Over all samples of all float outputs of the model."""
         run = context.open_model(model)
         ratios: list[Floats] = []
         for feeds, expected, masks in zip(self.feeds, self.outputs, self.masks, strict=True):
-            found = run(feeds)
-            ratios += [sample_snr(array, found[name], masks[name]) for name, array in expected.items()]
-        return float(np.median(np.concatenate(ratios)))
+            outputs = run(feeds)
+            ratios += [sample_snr(array, outputs[name], masks[name]) for name, array in expected.items()]
+        found = np.concatenate(ratios)
+        return Fidelity(float(np.median(found)), float(found.min()))
 
 
 def sample_snr(expected: Floats, found: Floats, mask: Any = None) -> Floats:

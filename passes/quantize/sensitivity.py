@@ -86,7 +86,7 @@ def measure_sensitivity(
             plan = make_plan(graph, policy, trial, context.tensors)
             place(graph, plan, policy, context.observer, context.tensors)
             path = context.write(graph, "trial")
-            snr = reference.measure(path, replace(context, options=trial))
+            snr = reference.measure(path, replace(context, options=trial)).median
             path.unlink()
             return snr
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext
-from enginery.passes.quantize.fidelity import Reference
+from enginery.passes.quantize.fidelity import Fidelity, Reference
 from enginery.passes.quantize.fold import fold
 from enginery.passes.quantize.layers import is_plain, matrix_of, sample_rows
 from enginery.passes.quantize.pairs import constant_bias, correct_bias, grid_of, has_weight_pair, weight_pair
@@ -59,16 +59,16 @@ class CorrectBias:
         return PassResult(len(details), tuple(refusals), {"layers": details})
 
 
-def corrected_snr(graph: gs.Graph, context: QuantizeContext, reference: Reference) -> float:
-    """The output SNR in dB of a graph with Q/DQ pairs once its biases are corrected; the graph is edited."""
+def corrected_fidelity(graph: gs.Graph, context: QuantizeContext, reference: Reference) -> Fidelity:
+    """The fidelity of a graph with Q/DQ pairs once its biases are corrected; the graph is edited."""
     CorrectBias(rows=512).apply(graph, context)
-    return folded_snr(graph, context, reference)
+    return folded_fidelity(graph, context, reference)
 
 
-def folded_snr(graph: gs.Graph, context: QuantizeContext, reference: Reference) -> float:
-    """The output SNR in dB of a graph with Q/DQ pairs as it would ship, with integer weights; the graph is edited."""
+def folded_fidelity(graph: gs.Graph, context: QuantizeContext, reference: Reference) -> Fidelity:
+    """The fidelity of a graph with Q/DQ pairs as it would ship, with integer weights; the graph is edited."""
     fold(graph, context.policy)
     path = context.write(graph, "folded")
-    snr = reference.measure(path, context)
+    found = reference.measure(path, context)
     path.unlink()
-    return snr
+    return found

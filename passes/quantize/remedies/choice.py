@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext, Remedy
-from enginery.passes.quantize.fidelity import Reference
+from enginery.passes.quantize.fidelity import Fidelity, Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import Plan, make_plan
 from enginery.passes.quantize.remedies.attention import SmoothAttention
-from enginery.passes.quantize.remedies.bias import CorrectBias, corrected_snr, folded_snr
+from enginery.passes.quantize.remedies.bias import CorrectBias, corrected_fidelity, folded_fidelity
 from enginery.passes.quantize.remedies.clip import ClipWeights
 from enginery.passes.quantize.remedies.ends import FloatEnds
 from enginery.passes.quantize.remedies.equalize import Equalize
@@ -53,23 +53,31 @@ DEFAULT = tuple(remedy.name for remedy in _ALL)
 ENOUGH = 25.0
 """dB of output SNR from which on `default` keeps no layer in float: it would cost latency and gain little."""
 
+TAIL = 6.0
+"""dB below the median at which the worst held-out sample says that others will be far worse: a layer is at fault."""
+
+MUCH = 1.0
+"""dB that a layer has to gain in float where the median is `ENOUGH` already, and the worst sample is not."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """One remedy that was tried: output SNR before and after (dB; None when not measured), and whether it was kept."""
+    """One remedy that was tried: the outputs before and after (None when not measured), and whether it was kept."""
 
     remedy: str
     kept: bool
-    before: float | None
-    after: float | None
+    before: Fidelity | None
+    after: Fidelity | None
     result: PassResult
 
     def to_json(self) -> dict[str, Any]:
         return {
             "remedy": self.remedy,
             "kept": self.kept,
-            "before_db": self.before,
-            "after_db": self.after,
+            "before_db": self.before and self.before.median,
+            "after_db": self.after and self.after.median,
+            "worst_before_db": self.before and self.before.worst,
+            "worst_after_db": self.after and self.after.worst,
             "changed": self.result.changed,
             "refusals": [str(refusal) for refusal in self.result.refusals],
             **self.result.details,
@@ -163,10 +171,12 @@ class _Trials:
         if reason := context.policy.unasked.get(remedy.name):
             self._refuse(remedy, reason)
             return
-        if isinstance(remedy, FloatProducts | FloatSensitive | FloatEnds) and self._score >= ENOUGH:
-            reason = f"the outputs are at {self._score:.1f} dB; layers are kept in float below {ENOUGH:g} dB"
-            self._refuse(remedy, reason)
-            return
+        if isinstance(remedy, FloatProducts | FloatSensitive | FloatEnds) and self._score.median >= ENOUGH:
+            if not isinstance(remedy, FloatSensitive) or self._score.median - self._score.worst < TAIL:
+                reason = f"the outputs are at {self._score.median:.1f} dB; layers are kept in float below {ENOUGH:g} dB"
+                self._refuse(remedy, reason)
+                return
+            remedy = replace(remedy, least_gain=MUCH)
         if self._correcting and isinstance(remedy, RoundWeights | CorrectBias):
             self._correcting = False
             self._score = self._measure(self._placed)
@@ -174,15 +184,14 @@ class _Trials:
         assert float_model is not None
         graph = load_graph(float_model if before else self._placed)
         result = remedy.apply(graph, context)
-        name = format_pass(remedy)
         if result.changed == 0:
-            self._steps.append(Step(name, kept=False, before=self._score, after=None, result=result))
+            self._record(remedy, result)
             return
         edited = context.write(graph, remedy.name)
         placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
         after = self._measure(placed, edited if before else context.float_model)
-        kept = after >= self._score + remedy.worth
-        self._steps.append(Step(name, kept=kept, before=self._score, after=after, result=result))
+        kept = after.median >= self._score.median + remedy.worth
+        self._record(remedy, result, after, kept=kept)
         if kept:
             self._placed, self._plan, self._pairs, self._score = placed, plan, pairs, after
             context.float_model = edited if before else float_model
@@ -190,22 +199,24 @@ class _Trials:
             context.tensors, context.options = tensors, options
 
     def _refuse(self, remedy: Remedy, reason: str) -> None:
-        result = PassResult(refusals=(Refusal("graph", reason),))
-        self._steps.append(Step(format_pass(remedy), kept=False, before=self._score, after=None, result=result))
+        self._record(remedy, PassResult(refusals=(Refusal("graph", reason),)))
+
+    def _record(self, remedy: Remedy, result: PassResult, after: Fidelity | None = None, *, kept: bool = False) -> None:
+        self._steps.append(Step(format_pass(remedy), kept, self._score, after, result))
 
     def result(self) -> Treated:
         from enginery.passes.graph.ir import load_graph
 
         return Treated(load_graph(self._placed), self._plan, self._pairs, tuple(self._steps))
 
-    def _measure(self, placed: Path, float_model: Path | None = None) -> float:
-        """The output SNR in dB, with the biases that the graph would get unless the remedy sets them itself."""
+    def _measure(self, placed: Path, float_model: Path | None = None) -> Fidelity:
+        """The outputs' fidelity, with the biases that the graph would get unless the remedy sets them itself."""
         from enginery.passes.graph.ir import load_graph
 
         if not self._correcting:
-            return folded_snr(load_graph(placed), self._context, self._reference)
+            return folded_fidelity(load_graph(placed), self._context, self._reference)
         context = replace(self._context, float_model=float_model or self._context.float_model)
-        return corrected_snr(load_graph(placed), context, self._reference)
+        return corrected_fidelity(load_graph(placed), context, self._reference)
 
     def _place(self, float_model: Path) -> tuple[Path, Plan, int]:
         from enginery.passes.graph.ir import load_graph

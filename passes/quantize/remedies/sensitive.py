@@ -14,7 +14,7 @@ from enginery.passes.quantize.explain import work_of
 from enginery.passes.quantize.fidelity import Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import make_plan, names_of
-from enginery.passes.quantize.remedies.bias import corrected_snr
+from enginery.passes.quantize.remedies.bias import corrected_fidelity
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -120,4 +120,4 @@ def _score(model: Path, floating: Sequence[str], context: QuantizeContext, refer
     options = context.options.keeping_float(*map(re.escape, floating))
     plan = make_plan(graph, context.policy, options, context.tensors)
     place(graph, plan, context.policy, context.observer, context.tensors)
-    return corrected_snr(graph, replace(context, options=options), reference)
+    return corrected_fidelity(graph, replace(context, options=options), reference).median
