@@ -56,3 +56,12 @@ def test_a_closed_session_does_not_run():
         assert session.run({"x": np.ones(1, np.float32)})["x"] == 1
     with pytest.raises(EngineError, match="closed"):
         session.run({"x": np.ones(1, np.float32)})
+
+
+def test_what_ran_before_is_checked_anew_once_its_layout_differs():
+    with Echo(INPUTS, (), DIMS) as session:
+        for _ in range(2):
+            assert session.run(feeds()).keys() == feeds().keys()
+            for wrong in ({"mask": None}, {"ids": np.zeros((2, 8), np.int32)}, {"image": np.zeros((3, 3), np.float32)}):
+                with pytest.raises(InputError):
+                    session.run(feeds(**wrong))
