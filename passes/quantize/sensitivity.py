@@ -20,6 +20,7 @@ from enginery.passes.quantize.options import QuantizeOptions
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import make_plan, names_of
 from enginery.passes.quantize.policy import Policy
+from enginery.passes.quantize.remedies.bias import folded_fidelity
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def measure_sensitivity(
     options: QuantizeOptions,
     open_model: OpenModel,
     batches: Batches,
-    most_samples: int = 32,
+    most_samples: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Quantize each node alone, and all but each; no remedies are applied.
@@ -74,21 +75,18 @@ def measure_sensitivity(
             observer=make_observer(options.observer, options.percentile),
             tensors=dict(statistics.tensors),
             open_model=open_model,
-            batches=lambda: first_samples(inside, batches(), most_samples),
+            batches=batches,
             workdir=Path(folder),
             masks=statistics.masks,
         )
-        reference = Reference.record(model, context)
+        reference = Reference.record(model, context, first_samples(inside, batches(), most_samples))
 
         def score(floating: Sequence[str]) -> float:
             graph = load_graph(model)
             trial = options.keeping_float(*map(re.escape, floating))
             plan = make_plan(graph, policy, trial, context.tensors)
             place(graph, plan, policy, context.observer, context.tensors)
-            path = context.write(graph, "trial")
-            snr = reference.measure(path, replace(context, options=trial)).median
-            path.unlink()
-            return snr
+            return folded_fidelity(graph, replace(context, options=trial), reference).median
 
         plan = make_plan(load_graph(model), policy, options, context.tensors)
         names = [names_of(node)[0] for node, _ in plan.compute]
