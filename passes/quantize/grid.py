@@ -27,17 +27,17 @@ class Grid:
 
     def quantize(self, values: Floats) -> npt.NDArray[np.int64]:
         """Nearest grid points as integers (ties to even), saturated."""
-        scale, zero = (self._spread(part, values.ndim) for part in (self.scale, self.zero_point))
-        low, high = LIMITS[self.dtype]
-        return np.clip(np.rint(values / scale) + zero, low, high).astype(np.int64)
-
-    def dequantize(self, integers: npt.NDArray[Any]) -> Floats:
-        scale, zero = (self._spread(part, integers.ndim) for part in (self.scale, self.zero_point))
-        return (integers - zero) * scale
+        return self._nearest(values).astype(np.int64)
 
     def round_trip(self, values: Floats) -> Floats:
         """The values as the grid represents them, float64."""
-        return self.dequantize(self.quantize(values))
+        scale, zero = (self._spread(part, values.ndim) for part in (self.scale, self.zero_point))
+        return (self._nearest(values) - zero) * scale
+
+    def _nearest(self, values: Floats) -> Floats:
+        scale, zero = (self._spread(part, values.ndim) for part in (self.scale, self.zero_point))
+        low, high = LIMITS[self.dtype]
+        return np.clip(np.rint(values / scale) + zero, low, high)
 
     def _spread(self, part: npt.NDArray[Any], rank: int) -> npt.NDArray[Any]:
         if self.axis is None:

@@ -30,6 +30,9 @@ Floats = npt.NDArray[np.floating[Any]]
 ALPHAS = tuple(np.round(np.arange(0.3, 1.001, 0.1), 2).tolist())
 """Tried first; then the best one's neighbours, half a step away."""
 
+COLUMNS = 128
+"""About how many output channels of a layer tell what a trial does to all of them."""
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -81,14 +84,18 @@ class Scaled:
         """The users' weights, read once: they may lie on disk. Rows of channels outside are zero."""
         return [_zeroed(matrix_of(user), self.outside) for user in self.users]
 
+    def columns(self, matrix: Floats) -> Floats:
+        """A matrix [G, K, M] with about `COLUMNS` of its output channels, evenly spread."""
+        return matrix[:, :, :: max(1, matrix.shape[2] // COLUMNS)]
+
     @cached_property
     def beside(self) -> Sequence[Floats | float]:
-        """What the float product adds to each user's integer one."""
+        """What the float product adds to each user's integer one, in the chosen columns."""
         if not self.outside:
             return [0.0] * len(self.users)
         chosen = list(self.outside)
         pairs = zip(self.rows, self.users, strict=True)
-        return [_product(rows[:, :, chosen], matrix_of(user)[:, chosen]) for rows, user in pairs]
+        return [_product(rows[:, :, chosen], self.columns(matrix_of(user)[:, chosen])) for rows, user in pairs]
 
     @cached_property
     def weight_absmax(self) -> Floats:
@@ -100,9 +107,9 @@ class Scaled:
 
     @cached_property
     def expected_outputs(self) -> Sequence[Floats]:
-        """What the users compute from the rows in float, [N, G, M] each."""
+        """What the users compute from the rows in float in the chosen columns, [N, G, M] each."""
         parts = zip(self.rows, self.matrices, self.beside, strict=True)
-        return [_product(rows, matrix) + beside for rows, matrix, beside in parts]
+        return [_product(rows, self.columns(matrix)) + beside for rows, matrix, beside in parts]
 
 
 def plain_snr(scaled: Scaled, context: QuantizeContext) -> float:
@@ -153,7 +160,10 @@ def _trial(scaled: Scaled, scales: Floats, context: QuantizeContext) -> float:
     for index, user in enumerate(scaled.users):
         factors = scales[channels_of(user)].astype(np.float32)
         data = grid.round_trip(scaled.rows[index] / factors[:, None, :]).astype(np.float32)
-        weight = _round_weight(scaled.matrices[index] * factors[:, :, None], per_channel=policy.per_channel)
+        # One scale for all output channels depends on all of them.
+        matrix = scaled.columns(scaled.matrices[index]) if policy.per_channel else scaled.matrices[index]
+        weight = _round_weight(matrix * factors[:, :, None], per_channel=policy.per_channel)
+        weight = weight if policy.per_channel else scaled.columns(weight)
         found = _product(data, weight.astype(np.float32)) + scaled.beside[index]
         ratios.append(sample_snr(scaled.expected_outputs[index], found))
     return float(np.median(np.concatenate(ratios)))
