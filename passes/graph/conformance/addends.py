@@ -48,7 +48,9 @@ def _addend(node: gs.Node) -> tuple[int, int] | None:
     constant, maker = node.inputs[index], producer(node.inputs[1 - index])
     while maker is not None and (place := _constant_place(maker)) is not None:
         maker = producer(maker.inputs[1 - place])
-    if maker is None or maker.op != "Conv" or peek(constant).size != 1 or len(constant.shape) > 3:
+    if maker is None or maker.op != "Conv" or not is_known(constant):
+        return None
+    if peek(constant).size != 1 or len(constant.shape) > 3:
         return None
     shape = maker.inputs[1].shape
     if shape is None or len(shape) != 3 or not isinstance(shape[0], int) or tuple(constant.shape) == (1, shape[0], 1):
