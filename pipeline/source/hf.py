@@ -26,7 +26,7 @@ PATTERNS = ("*.json", "*.safetensors", "*.bin", "*.py", "*.txt")
 
 
 def load(source: Source, folder: Path, inputs: Sequence[str]) -> Original:
-    """Load the model in float32 and wrap it so that it takes the recipe's inputs and returns tensors.
+    """Load the model in float32 and wrap it so that it takes the recipe's inputs and returns tensors by name.
 
     The class is the one that the weights were saved from, so that a classifier keeps its head; the option `task`
     (one of `hf_class.TASKS`) asks for another. Further options: `outputs` (fields of the result), `revision`, and
@@ -90,7 +90,7 @@ def model_class(folder: Path) -> tuple[type[Any], Any]:
 
 
 def wrap(model: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> torch.nn.Module:
-    """A module whose forward takes exactly `inputs`, in order or by name, and returns the named fields as tensors.
+    """A module whose forward takes exactly `inputs`, in order or by name, and returns the fields `outputs`, by name.
 
     Raises:
         RecipeError: the model's own forward has no such input.
@@ -107,15 +107,14 @@ def wrap(model: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ..
             super().__init__()
             self.model = model
 
-        def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> Any:
+        def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> dict[str, torch.Tensor]:
             result = self.model(**dict(zip(inputs, args, strict=False)), **kwargs, **_fixed(known))
             if absent := [name for name in outputs if name not in result]:
                 raise RecipeError(
                     f"The answer of {type(self.model).__name__} has no {absent}; it has: {', '.join(result)}. "
                     "Name the fields that you want in source.options.outputs."
                 )
-            fields = tuple(result[name] for name in outputs)
-            return fields[0] if len(fields) == 1 else fields
+            return {name: result[name] for name in outputs}
 
     # Exporters and sessions read the names of the inputs from the signature.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

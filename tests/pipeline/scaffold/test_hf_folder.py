@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import enginery
 from enginery.errors import SourceError, UsageError
 from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.scaffold import scaffold
+from enginery.pipeline.source.torchvision import prepare_torchvision
 
 TEXT = {"input_ids": ("batch", "seq"), "attention_mask": ("batch", "seq")}
 ANSWERS = {"decoder_input_ids": ("batch", "decoder_seq")}
@@ -75,3 +78,28 @@ def test_a_size_that_no_file_tells(tmp_path):
 def test_a_folder_that_names_no_class(tmp_path):
     with pytest.raises(SourceError, match=r"cannot read .*config\.json"):
         written(tmp_path, {"vocab_size": 9})
+
+
+@pytest.mark.slow
+def test_what_is_written_for_a_classifier_builds_a_classifier(tmp_path):
+    prepare_torchvision()
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+            patch_size=8, num_labels=3,
+        )
+    ).eval()  # fmt: skip
+    model.save_pretrained(tmp_path / "vit")
+    images = np.random.default_rng(0).normal(size=(40, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", pixel_values=images)
+    scaffold(str(tmp_path / "vit"), tmp_path / "out", name="vit", data=tmp_path / "images.npz")
+    bundle = enginery.build(tmp_path / "out" / "recipe.yaml", output=tmp_path / "build")
+    with enginery.load(bundle) as session, torch.inference_mode():
+        answer = session.run({"pixel_values": images[:3]})
+        assert list(answer) == ["logits"]
+        wanted = model(pixel_values=torch.from_numpy(images[:3])).logits.numpy()
+    np.testing.assert_allclose(answer["logits"], wanted, atol=1e-4)

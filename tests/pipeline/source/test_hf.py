@@ -42,23 +42,22 @@ def steps(original) -> list[str]:
     return [step for step in original.preparation if not step.startswith("torchvision")]
 
 
-def test_the_model_takes_the_recipes_inputs_and_returns_a_tensor(transformers, bert):
+def test_the_model_takes_the_recipes_inputs_and_returns_tensors_by_name(transformers, bert):
     original = load(bert, "input_ids", "attention_mask", task="text-classification")
     mask = torch.ones_like(IDS)
     reference = transformers.BertForSequenceClassification.from_pretrained(bert).eval()
     with torch.inference_mode():
         wanted = reference(input_ids=IDS, attention_mask=mask).logits
-        assert torch.equal(original.module(IDS, mask), wanted)
-        assert torch.equal(original.module(attention_mask=mask, input_ids=IDS), wanted)
+        assert torch.equal(original.module(IDS, mask)["logits"], wanted)
+        assert torch.equal(original.module(attention_mask=mask, input_ids=IDS)["logits"], wanted)
     assert original.provenance["class"] == "BertForSequenceClassification"
     assert str(bert.parent) not in repr(original.provenance)
 
 
 def test_outputs_are_chosen_by_name(bert):
     original = load(bert, "input_ids", task="feature-extraction", outputs=["pooler_output", "last_hidden_state"])
-    pooled, hidden = original.module(IDS)
-    assert pooled.shape == (2, 16)
-    assert hidden.shape == (2, 7, 16)
+    shapes = {name: tuple(field.shape) for name, field in original.module(IDS).items()}
+    assert shapes == {"pooler_output": (2, 16), "last_hidden_state": (2, 7, 16)}
 
 
 def test_a_field_that_the_answer_lacks_lists_those_that_it_has(bert):
@@ -72,7 +71,7 @@ def test_without_a_task_the_model_keeps_the_head_that_it_was_trained_with(transf
     reference = transformers.BertForSequenceClassification.from_pretrained(bert).eval()
     capfd.readouterr()
     with torch.inference_mode():
-        assert torch.equal(original.module(IDS), reference(input_ids=IDS).logits)
+        assert torch.equal(original.module(IDS)["logits"], reference(input_ids=IDS).logits)
     assert steps(original) == []
 
 
@@ -98,7 +97,7 @@ def test_a_pooler_that_nobody_trained_is_taken_out(transformers, tmp_path):
     model.save_pretrained(tmp_path / "no-pooler")
     original = load(tmp_path / "no-pooler", "input_ids")
     with torch.inference_mode():
-        assert torch.equal(original.module(IDS), model(input_ids=IDS).last_hidden_state)
+        assert torch.equal(original.module(IDS)["last_hidden_state"], model(input_ids=IDS).last_hidden_state)
     assert [step.partition(":")[0] for step in steps(original)] == ["pooler"]
     with pytest.raises(SourceError, match=r"pooler\.dense"):
         load(tmp_path / "no-pooler", "input_ids", outputs=["pooler_output"])
@@ -114,7 +113,7 @@ def test_a_class_that_transformers_does_not_have(tmp_path, bert, architectures, 
     (folder / "config.json").write_text(json.dumps(config | {"architectures": architectures}))
     with pytest.raises(SourceError, match=f"{said}; .*source.options.task"):
         load(folder, "input_ids")
-    assert load(folder, "input_ids", task="text-classification").module(IDS).shape == (2, 3)
+    assert load(folder, "input_ids", task="text-classification").module(IDS)["logits"].shape == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +136,7 @@ def test_it_exports_by_the_names_of_its_inputs(bert):
     module = load(bert, "input_ids", "attention_mask", task="text-classification").module
     feeds = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
     program = torch.export.export(module, (), feeds)
-    assert torch.allclose(program.module()(**feeds), module(**feeds), atol=1e-6)
+    assert torch.allclose(program.module()(**feeds)["logits"], module(**feeds)["logits"], atol=1e-6)
 
 
 def test_an_unknown_task_lists_the_known_ones(bert):
@@ -181,11 +180,11 @@ def test_a_mixture_of_experts_is_prepared_for_export(transformers, tmp_path):
     original = load(folder, "input_ids", task="text-generation")
     assert any(step.startswith("experts implementation: batched_mm") for step in original.preparation)
     program = torch.export.export(original.module, (), {"input_ids": IDS})
-    assert torch.allclose(program.module()(input_ids=IDS), original.module(IDS), atol=1e-5)
+    assert torch.allclose(program.module()(input_ids=IDS)["logits"], original.module(IDS)["logits"], atol=1e-5)
 
 
 def test_a_decoder_returns_logits_and_no_cache(transformers, tmp_path):
     folder = tmp_path / "llama"
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**TINY)).save_pretrained(folder)
-    logits = load(folder, "input_ids", task="text-generation").module(IDS)
-    assert logits.shape == (2, 7, 60)
+    answer = load(folder, "input_ids").module(IDS)
+    assert {name: tuple(field.shape) for name, field in answer.items()} == {"logits": (2, 7, 60)}
