@@ -27,6 +27,8 @@ from zoo_exports import EXPORTS, RANGES
 LIMIT: Final = 300
 TARGET: Final = "tensorrt-rtx"
 BUILT: Final = "built"
+SHOWN: Final = 64
+"""Characters of a reason in the table; the result files hold all of it."""
 COLUMNS: Final = ("name", "fp32", "int8", "integer", "ort int8", "ort fixed", "fix error", "wall")
 
 
@@ -63,7 +65,7 @@ def built(rows: Sequence[Row], column: str) -> int:
 
 def shown(row: Row, column: str) -> object:
     value = row.get(column, row.get("reason", "") if column == "fp32" else "")
-    return value[:100].replace("|", "/").replace("\n", " ") if isinstance(value, str) else value
+    return value[:SHOWN].replace("|", "/").replace("\n", " ") if isinstance(value, str) else value
 
 
 def examine(name: str, results: Path) -> Row:
