@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class BuildResult:
     """A shipped bundle. `reused` is true when the bundle was there already, file for file.
 
-    `complete_with` is the command that completes deferred gates on a machine that can run the engine.
+    `complete_with` is the command that completes deferred gates on a machine that can run the engine. `candidates` are
+    what `auto` chose from, the choice first.
     """
 
     bundle: Path
@@ -38,6 +39,7 @@ class BuildResult:
     validated: bool
     reused: bool
     complete_with: str | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 def build(

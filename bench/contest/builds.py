@@ -15,7 +15,7 @@ from typing import Any
 
 from contest.cases import Case, load_feeds, save_feeds
 from enginery.errors import EngineryError
-from enginery.pipeline.auto import with_options
+from enginery.pipeline.choice.contest import with_options
 from enginery.pipeline.events import Events
 from enginery.pipeline.line import MODEL, Line
 from enginery.pipeline.recipe import Mode

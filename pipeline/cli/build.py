@@ -110,6 +110,7 @@ def _document(result: BuildResult) -> dict[str, Any]:
         "validated": result.validated,
         "reused": result.reused,
         "gates": [gate.model_dump(mode="json") for gate in result.gates],
+        **({"candidates": [each.model_dump(mode="json") for each in result.candidates]} if result.candidates else {}),
     }
 
 
@@ -130,6 +131,11 @@ def _refusal(folder: Path) -> dict[str, Any]:
 def _show(result: BuildResult) -> None:
     from enginery.pipeline.bundle.manifest import Verdict
 
+    for each in result.candidates:
+        options = "".join(f", {key} {value}" for key, value in each.options.items())
+        latency = f"{each.median_ms:.3g} ms" if each.median_ms is not None else ""
+        words = ", ".join(part for part in (latency, each.reason) if part)
+        click.echo(f"{each.outcome:>9}  {each.target} {each.precision}{options}: {words}")
     for gate in result.gates:
         if gate.verdict is not Verdict.SKIPPED:
             click.echo(f"{gate.verdict:>8}  {gate.gate}: {gate.words}")

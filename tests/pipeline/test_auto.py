@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tiny_recipes import Recorder, write_recipe
 
 from enginery.engines import targets
 from enginery.errors import GateRefusedError, UsageError
-from enginery.pipeline import auto
 from enginery.pipeline.auto import build_auto
 from enginery.pipeline.build import BuildResult
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.choice.contest import Contest, Trial, judged, rank, tune
+from enginery.pipeline.cli.main import cli
 from enginery.pipeline.events import Events
 from enginery.pipeline.recipe import Mode
 from enginery.pipeline.recipe.file import load_recipe
@@ -54,8 +58,20 @@ def test_the_report_lists_every_target_winner_first_losers_with_reasons(chosen: 
     for item in candidates:
         measured = item.outcome in ("chosen", "slower")
         assert (item.median_ms is not None and item.bytes is not None) if measured else item.reason
+        assert item.reason or item.outcome == "chosen"
     assert "## Chosen from" in (chosen.bundle / "report.md").read_text()
     assert "Chosen from" in (chosen.bundle / "report.html").read_text()
+
+
+def test_the_command_tells_every_candidate(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r")
+    command = ["build", str(recipe), "--target", "onnxruntime-cpu", "--precision", "auto", "--time-budget", "0"]
+    result = CliRunner().invoke(cli, [*command, "--output", str(tmp_path / "b")])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"chosen  onnxruntime-cpu int8: [\d.]+ ms\n", result.stdout)
+    assert "not tried  onnxruntime-cpu fp32: the time budget of 0 s was spent" in result.stdout
+    told = CliRunner().invoke(cli, [*command, "--output", str(tmp_path / "b"), "--json"])
+    assert [each["outcome"] for each in json.loads(told.stdout)["candidates"]][:2] == ["chosen", "not tried"]
 
 
 def test_the_fastest_is_chosen(chosen: BuildResult) -> None:
@@ -76,9 +92,9 @@ def test_bfloat16_for_the_float_rest_is_tried_with_an_int8_engine_only(
 ) -> None:
     recipe = write_recipe(tmp_path / "r", targets=["openvino-cpu"])
     loaded = load_recipe(str(recipe))
-    contest = auto._Contest(loaded, Store.beside(tmp_path / "b"), Events(), (), False, 0.0)
-    trial = auto._try(contest, auto._Trial("openvino-cpu", Mode(precision)))
-    tried = [item.options for item in auto._tune(contest, auto._rank(contest, [trial])[0])]
+    contest = Contest(loaded, Store.beside(tmp_path / "b"), Events(), (), False, 0.0)
+    trial = judged(contest, Trial("openvino-cpu", Mode(precision)))
+    tried = [item.options for item in tune(contest, rank(contest, [trial])[0])]
     assert ({"inference_precision": "bf16"} in tried) == expected
     assert {"threads": 1} in tried
 
@@ -111,17 +127,20 @@ def test_a_spent_time_budget_leaves_the_rest_untried(tmp_path: Path) -> None:
         write_recipe(tmp_path / "r"), tmp_path / "b", target="onnxruntime-cpu", precision="auto", time_budget=0.0
     )
     late = [item for item in table(result) if "time budget" in item.reason]
-    assert [item.outcome for item in late] == ["not tried"]
+    assert {item.outcome for item in late} == {"not tried"}
+    # One other precision, and the winner's session options.
+    assert [item.precision for item in late if not item.options] == ["fp32"]
+    assert {"threads": 1} in [item.options for item in late]
     assert result.validated
 
 
 def test_a_second_run_repeats_no_build(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r")
-    options = {"target": "onnxruntime-cpu", "precision": "auto", "time_budget": 0.0}
+    options = {"target": "onnxruntime-cpu", "precision": "auto"}
     choose(recipe, tmp_path / "b", **options)
     events = Recorder()
     choose(recipe, tmp_path / "b", events=events, **options)
-    assert {name.split(" ")[0] for name in events.ran} <= {"benchmark", "compile"}
+    assert not events.ran
 
 
 def test_options_of_the_recipe_are_not_searched(tmp_path: Path) -> None:

@@ -1,0 +1,207 @@
+"""Candidates of `--target auto`: built, judged, and run in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+
+from enginery.engines import get_engine
+from enginery.errors import EngineryError, RecipeError, UntrustedSourceError
+from enginery.pipeline.build import choose_precision, measure_candidate
+from enginery.pipeline.choice.race import paired_ratios, stored_race
+from enginery.pipeline.events import Events
+from enginery.pipeline.gates import first_refusal
+from enginery.pipeline.line import FLOAT_MODES, Line
+from enginery.pipeline.recipe import Mode, Recipe
+from enginery.pipeline.recipe.file import LoadedRecipe
+from enginery.pipeline.report import Candidate
+from enginery.pipeline.store import Store
+
+CLEARLY: Final = 0.98
+"""Session options are changed only for a median ratio below this: less is within what a machine's noise makes."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing to try, and what came of it. `ratio` is the latency over the first float32 engine's, or the first's."""
+
+    target: str
+    mode: Mode
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    line: Line | None = None
+    reason: str = ""
+    outcome: str = "tried"
+    size: int | None = None
+    median_ms: float | None = None
+    ratio: float | None = None
+
+    @property
+    def latency(self) -> float:
+        assert self.ratio is not None
+        return self.ratio
+
+    def record(self) -> Candidate:
+        return Candidate(
+            target=self.target,
+            precision=self.mode.value,
+            options=dict(self.options),
+            outcome=self.outcome,
+            reason=self.reason,
+            median_ms=self.median_ms,
+            ratio=self.ratio,
+            bytes=self.size,
+        )
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What every trial shares. `seconds` is how long the candidates take turns, `budget` when to begin no further."""
+
+    loaded: LoadedRecipe
+    store: Store
+    events: Events
+    allow: Collection[str]
+    trust: bool
+    seconds: float
+    budget: float | None = None
+    begin: float = field(default_factory=time.monotonic)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    @property
+    def by_size(self) -> bool:
+        return self.recipe.objective == "size"
+
+    def line(self, target: str, options: Mapping[str, Any]) -> Line:
+        return Line(with_options(self.loaded, target, options), self.store, self.events, trust=self.trust)
+
+    def late(self) -> str:
+        """Why nothing further is begun, or nothing."""
+        spent = self.budget is not None and time.monotonic() - self.begin > self.budget
+        return f"the time budget of {self.budget:g} s was spent" if spent else ""
+
+
+def with_options(loaded: LoadedRecipe, target: str, options: Mapping[str, Any]) -> LoadedRecipe:
+    """The recipe with further engine options for one target."""
+    if not options:
+        return loaded
+    engine = {**loaded.recipe.engine, target: {**loaded.recipe.engine.get(target, {}), **options}}
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"engine": engine}))
+
+
+def try_all(contest: Contest, trials: Sequence[Trial]) -> list[Trial]:
+    """Build and judge the candidates; once the budget is spent, only until one is left to deliver."""
+    done: list[Trial] = []
+    for trial in trials:
+        late = contest.late() if any(each.outcome == "tried" for each in done) else ""
+        if trial.outcome != "tried":
+            done.append(trial)
+        elif late:
+            done.append(replace(trial, outcome="not tried", reason=late))
+        else:
+            done.append(judged(contest, trial))
+    return done
+
+
+def judged(contest: Contest, trial: Trial) -> Trial:
+    """Build and validate one candidate. What fails here has lost, with a reason; a wrong recipe stops the contest."""
+    line, precision = contest.line(trial.target, trial.options), choose_precision(contest.recipe, trial.mode.value)
+    try:
+        question = measure_candidate(line, trial.target, precision)
+    except (RecipeError, UntrustedSourceError):
+        raise
+    except EngineryError as error:
+        return _lost(contest, trial, "failed", str(error))
+    if refused := first_refusal(question, contest.allow):
+        return _lost(contest, trial, "refused", refused)
+    return replace(trial, line=line, size=line.engine_bytes(trial.target, precision))
+
+
+def rank(contest: Contest, trials: Sequence[Trial]) -> list[Trial]:
+    """The candidates, best first, by the paired ratio of their latency: a median of times drifts with the machine."""
+    if not trials:
+        return []
+    timed = _take_turns(contest, trials)
+    timed.sort(key=lambda trial: ((trial.size or 0) if contest.by_size else 0, trial.latency))
+    word = "larger" if contest.by_size else "slower"
+    return [timed[0], *(replace(trial, outcome=word) for trial in timed[1:])]
+
+
+def tune(contest: Contest, winner: Trial) -> list[Trial]:
+    """Search the engine's session options, one at a time: one that is clearly faster than the winner's own is taken.
+
+    All are timed first, and only one that would be taken is validated: most change no result.
+
+    Returns:
+        The choice, then everything else that was tried.
+    """
+    variants = [replace(winner, options=options, outcome="tried") for options in _variants(contest, winner)]
+    if late := contest.late():
+        return [winner, *(replace(_untimed(each), outcome="not tried", reason=late) for each in variants)]
+    built = [_compiled(contest, each) for each in variants]
+    out = [_untimed(each) for each in built if each.outcome != "tried"]
+    own, *timed = _take_turns(contest, [winner, *(each for each in built if each.outcome == "tried")])
+    # One scale for the whole table: what was measured here is told by its ratio to the winner.
+    timed = [_beside(winner, each, each.latency / own.latency) for each in timed]
+    for fastest in sorted(timed, key=lambda trial: trial.latency):
+        if fastest.latency >= CLEARLY * winner.latency:
+            break
+        others = [each for each in timed if each is not fastest]
+        found = judged(contest, replace(fastest, outcome="tried"))
+        if found.outcome == "tried":
+            return [found, replace(winner, outcome="slower"), *others, *out]
+        timed = others
+        out.append(found)
+    return [winner, *timed, *out]
+
+
+def _variants(contest: Contest, winner: Trial) -> list[Mapping[str, Any]]:
+    """The session options of the winner's engine, without those that the recipe sets."""
+    given = contest.recipe.engine.get(winner.target, {})
+    engine = get_engine(winner.target)
+    able = engine.variants if winner.mode in FLOAT_MODES else (*engine.variants_quantized, *engine.variants)
+    return [options for options in able if not set(options) & set(given)]
+
+
+def _compiled(contest: Contest, trial: Trial) -> Trial:
+    line = contest.line(trial.target, trial.options)
+    try:
+        line.compile(trial.target, choose_precision(contest.recipe, trial.mode.value))
+    except EngineryError as error:
+        return _lost(contest, trial, "failed", str(error))
+    return replace(trial, line=line)
+
+
+def _lost(contest: Contest, trial: Trial, outcome: str, reason: str) -> Trial:
+    options = "".join(f", {key} {value}" for key, value in trial.options.items())
+    contest.events.note(f"candidate {trial.target} {trial.mode}{options} is out: {reason}")
+    return replace(trial, outcome=outcome, reason=reason)
+
+
+def _untimed(trial: Trial) -> Trial:
+    return replace(trial, median_ms=None, ratio=None)
+
+
+def _beside(winner: Trial, variant: Trial, ratio: float) -> Trial:
+    assert winner.median_ms is not None
+    return replace(variant, outcome="slower", median_ms=ratio * winner.median_ms, ratio=ratio * winner.latency)
+
+
+def _take_turns(contest: Contest, trials: Sequence[Trial]) -> list[Trial]:
+    """Run the candidates in turns at the optimal shape. Ratios are to the first float32 engine, or to the first."""
+    lines = [trial.line for trial in trials if trial.line is not None]
+    modes = [choose_precision(contest.recipe, trial.mode.value) for trial in trials]
+    candidates = list(zip(lines, (trial.target for trial in trials), modes, strict=True))
+    seconds = stored_race(candidates, contest.seconds / 2)
+    baseline = next((index for index, trial in enumerate(trials) if trial.mode is Mode.FP32), 0)
+    ratios, medians = paired_ratios(seconds, baseline), 1e3 * np.median(seconds, axis=0)
+    return [
+        replace(trial, median_ms=float(median), ratio=ratio)
+        for trial, median, ratio in zip(trials, medians, ratios, strict=True)
+    ]
