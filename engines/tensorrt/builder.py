@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from enginery.engines.tensorrt.log import BuildLog, Problem, parser_problems
 from enginery.engines.tensorrt.options import BuildOptions, apply_options
-from enginery.errors import EngineError
+from enginery.errors import EngineError, EngineryError
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Outcome:
 def build(request: Request, log: BuildLog) -> Outcome:
     """Parse and build. Everything that TensorRT says goes to `log`."""
     trt = import_module(request.module)
+    try:
+        options = BuildOptions.parse(request.options, request.target)
+        _use_device(request, options)
+    except EngineryError as error:
+        return Outcome(error=str(error))
     builder = trt.Builder(log.logger(trt))
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, builder.logger)
@@ -64,7 +69,6 @@ def build(request: Request, log: BuildLog) -> Outcome:
         return Outcome(error="the parser refuses the model", problems=parser_problems(parser) or log.problems())
     try:
         _check_signature(network, request)
-        options = BuildOptions.parse(request.options, request.target)
         config = builder.create_builder_config()
         apply_options(trt, config, options, request.target)
         cache = _timing_cache(config, options)
@@ -103,6 +107,14 @@ def main() -> int:
     with os.fdopen(output, "w") as stream:
         json.dump(answer, stream)
     return 0
+
+
+def _use_device(request: Request, options: BuildOptions) -> None:
+    """Build on the GPU that was asked for, where the plan depends on one; CUDA takes the first otherwise."""
+    if options.device and (request.module == "tensorrt" or "current" in options.compute_capabilities):
+        from enginery.engines.cuda.runtime import call, runtime
+
+        call(runtime().cudaSetDevice, options.device)
 
 
 def _strongly_typed(trt: Any) -> int:
