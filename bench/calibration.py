@@ -4,12 +4,12 @@
 
 ResNet-50 at 224 has random weights, which cost what trained ones cost; MiniLM at length 128 has its own. Every
 measurement runs in a process of its own, since peak memory is a process's; both sides read the same arrays and neither
-is timed on loading its packages. The two take turns, and the fastest run of each is compared, which what else ran on the
-machine has delayed least; the ratios of the rounds stand beside it. Ours is timed with no more than the method reads: ranges for
-min-max, histograms for the others. onnxruntime's percentile and entropy keep every activation: `--samples` bounds what
-that takes (about 0.1 GB a sample of ResNet-50). `histograms` is one run that the percentile, entropy and mse observers
-all read, as `enginery calibrate` does it; its memory stands for theirs. `--cpu` takes processor time on one core, which
-other work on the machine hardly moves, in place of the wall.
+is timed on loading its packages. The two take turns, and the fastest run of each is compared, which what else ran on
+the machine has delayed least; the ratios of the rounds stand beside it. Ours is timed with no more than the method
+reads: ranges for min-max, histograms for the others. onnxruntime's percentile and entropy keep every activation:
+`--samples` bounds what that takes (about 0.1 GB a sample of ResNet-50). `histograms` is one run that the percentile,
+entropy and mse observers all read, as `enginery calibrate` does it; its memory stands for theirs. `--cpu` takes
+processor time on one core, which other work on the machine hardly moves, in place of the wall.
 """
 
 from __future__ import annotations

@@ -99,7 +99,11 @@ class Statistics:
         """
         parts = sorted((self, *others), key=lambda part: part.data_digest)
         for other in others:
-            other.require_graph(self.graph_digest)
+            if other.graph_digest != self.graph_digest:
+                raise StatisticsError(
+                    f"Statistics of graph {self.graph_digest[:12]} cannot be merged with those of graph "
+                    f"{other.graph_digest[:12]}. Let every worker calibrate the same recipe."
+                )
             if other.masks != self.masks:
                 raise StatisticsError(
                     f"Masks differ: {list(self.masks)} and {list(other.masks)}. Calibrate both with the same masks."

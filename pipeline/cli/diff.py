@@ -27,6 +27,9 @@ def command(before: str, after: str, tolerance: float, as_json: bool) -> None:
     if as_json:
         echo_json(asdict(difference))
     else:
+        if first.graph_digest != second.graph_digest:
+            graphs = f"{first.graph_digest[:12]} and {second.graph_digest[:12]}"
+            click.echo(f"of different graphs ({graphs}): tensors are compared by name")
         for name in difference.only_first:
             click.echo(f"only in {before}: {name}")
         for name in difference.only_second:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 
@@ -27,7 +27,12 @@ class Batch:
 
 
 class Reader(ABC):
-    """Reads one kind of data. Opening it again gives the same batches."""
+    """Reads one kind of data. Opening it again gives the same batches.
+
+    `when_empty` says what to do about data that gives no batch.
+    """
+
+    when_empty: ClassVar[str] = "It holds no sample."
 
     @abstractmethod
     def read(self) -> Iterator[Batch]:

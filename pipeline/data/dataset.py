@@ -34,7 +34,7 @@ class DataSet:
             self._check(batch, index)
             yield batch
         if index == 0:
-            raise DataError(f"{self.name} gave no batch. A callable must return a fresh iterator at every call.")
+            raise DataError(f"{self.name} gave no batch. {self._reader.when_empty}")
 
     def count(self) -> int | None:
         """How many batches there are, where that is known without reading them all; for progress alone."""

@@ -24,6 +24,8 @@ class PythonReader(Reader):
     What it returns may have a length, as a list or a torch DataLoader has: progress then says how much is left.
     """
 
+    when_empty = "A callable must return a fresh iterator at every call."
+
     def __init__(self, data: Data, folder: Path, layout: Layout) -> None:
         assert data.python is not None
         self._reference = Reference.parse(data.python, folder)

@@ -136,6 +136,8 @@ class GraphStages(OriginalStages):
             from enginery.pipeline.stages.calibrate import calibrate
 
             canonical.verify()
+            if random:
+                self.events.note("calibrating on random data, for a smoke test: no gate passes on these ranges")
             calibrate(
                 folder,
                 model=canonical.path(MODEL),

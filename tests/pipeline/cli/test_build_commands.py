@@ -146,7 +146,7 @@ def test_a_result_is_copied_out(recipe, output, tmp_path):
 
 def test_statistics_are_inspected_and_compared(recipe, output, tmp_path):
     invoke("calibrate", recipe, "-o", output, "--to", tmp_path / "first")
-    first = tmp_path / "first" / "statistics"
+    first = tmp_path / "first"
     found = json.loads(invoke("inspect", first, "--json").stdout)
     assert found["kind"] == "statistics"
     assert found["samples"] == 64
@@ -161,6 +161,10 @@ def test_statistics_are_inspected_and_compared(recipe, output, tmp_path):
     assert moved.exit_code == 0, moved.output
     difference = invoke("diff", first, tmp_path / "second" / "statistics", "--json")
     assert difference.exit_code == 1
+    assert "of different graphs" not in invoke("diff", first, tmp_path / "second").stdout
+    other = Statistics("0" * 64, (), 2, dict(Statistics.load(first).tensors))
+    other.save(tmp_path / "other")
+    assert "of different graphs (000000000000" in invoke("diff", tmp_path / "other", first).stdout
     ratios = [change["ratio"] for change in json.loads(difference.stdout)["moved"]]
     assert ratios == sorted(ratios, reverse=True)
     assert len(Statistics.load(first).tensors) >= len(ratios) > 0
@@ -171,7 +175,9 @@ def test_calibration_without_data(tmp_path, output):
     refused = invoke("calibrate", recipe, "-o", output)
     assert refused.exit_code == 1
     assert "data.calibration" in refused.stderr
-    assert invoke("calibrate", recipe, "-o", output, "--random-data").exit_code == 0
+    random = invoke("calibrate", recipe, "-o", output, "--random-data")
+    assert random.exit_code == 0
+    assert "random data, for a smoke test" in random.stderr
     built = invoke("build", recipe, "-o", output, "--precision", "int8", "--random-data")
     assert built.exit_code == 1
     assert "calibrated on random data" in built.stderr

@@ -77,7 +77,7 @@ def test_a_remainder_that_the_model_cannot_take(tmp_path):
 
 
 def test_no_sample_at_all(tmp_path):
-    with pytest.raises(DataError, match="gave no batch"):
+    with pytest.raises(DataError, match=r"gave no batch\. It holds no sample\."):
         batches(save(tmp_path, x=vectors(0)), npz="data.npz")
 
 
