@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating[Any]]
 
 
+LEAST_ROOM, MOST_ROOM = 1.5, 4.0
+ENOUGH_ROWS = 1 << 14
+"""From so many rows on a channel's largest value is known well enough for the least headroom."""
+
+
 @dataclass(frozen=True)
 class Smooth:
     """Divides the channels of a linear layer's input and multiplies the weights, so that outlier channels shrink.
@@ -35,7 +40,8 @@ class Smooth:
     3. The division is folded into the LayerNormalization, the linear layer or the per-channel Mul that makes the tensor
        if nobody else reads it.
     4. Otherwise it becomes a Mul in front of the layers, a GELU's output included, if it gains `least_gain` dB or more.
-    5. Channels are given `headroom`, since other data will exceed what calibration saw.
+    5. Channels are given `headroom`, since other data will exceed what calibration saw. By default it is 1.5 where
+       16,384 rows (tokens) or more were seen, and grows as the fifth root of how many fewer there were, to 4 at most.
     6. A tensor that gains less is left alone; the refusal says how much it would have gained.
     7. Where a linear layer makes the tensor, alone or through an activation function, it computes up to `copies` more
        channels, copies of those whose weights would grow largest, if that gains `least_gain` dB beyond smoothing.
@@ -48,12 +54,14 @@ class Smooth:
     alpha: str = "auto"
     least_gain: float = 0.5
     rows: int = 256
-    headroom: float = 1.5
+    headroom: str = "auto"
     copies: int = 16
 
     def __post_init__(self) -> None:
         if self.alpha != "auto" and not 0 <= _number(self.alpha) <= 1:
             raise UsageError(f"smooth: alpha is {self.alpha!r}; expected `auto` or a number from 0 to 1.")
+        if self.headroom != "auto" and not _number(self.headroom) >= 1:
+            raise UsageError(f"smooth: headroom is {self.headroom!r}; expected `auto` or a number from 1 on.")
 
     def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
         """Edit the float graph in place."""
@@ -70,7 +78,7 @@ class Smooth:
         details: dict[str, Any] = {}
         for name, group in users.items():
             rows = [sampled[node.outputs[0].name] for node in group]
-            scaled = Scaled(context.tensors[name], group, rows, headroom=self.headroom)
+            scaled = Scaled(context.tensors[name], group, rows, headroom=self.room(context.tensors[name]))
             maker = maker_of(graph, group) if self.copies else None
             if maker is not None:
                 scaled, best, copies = with_copies(maker, scaled, context, alphas, self.copies, self.least_gain)
@@ -82,6 +90,13 @@ class Smooth:
             into = _smooth_tensor(graph, group, best.scales, context, scaled.expected())
             details[name] = _describe(best) | {"into": into} | ({"copies": copies} if copies else {})
         return PassResult(len(details), tuple(refusals), {"tensors": details})
+
+    def room(self, statistics: TensorStatistics) -> float:
+        """The factor by which a tensor's channels are widened; case 5."""
+        if self.headroom != "auto":
+            return _number(self.headroom)
+        rows = statistics.count / max(1, len(statistics.channel_low))
+        return float(np.clip(LEAST_ROOM * (ENOUGH_ROWS / rows) ** 0.2, LEAST_ROOM, MOST_ROOM))
 
 
 def _smooth_tensor(

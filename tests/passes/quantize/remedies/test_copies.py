@@ -33,7 +33,7 @@ def massive(path: Path, *, kind: str = "MatMul", act: str | None = "Gelu", shown
 
 def treat(path: Path, copies: int, policy: str = "onnxruntime-cpu") -> tuple[Patient, PassResult]:
     patient = Patient(path, sequences(), policy)
-    (result,) = patient.treat(Smooth(copies=copies))
+    (result,) = patient.treat(Smooth(copies=copies, headroom="1.5"))
     return patient, result
 
 

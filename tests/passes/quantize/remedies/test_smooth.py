@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,24 @@ def test_a_fixed_alpha_is_used(patient: Patient) -> None:
 def test_a_wrong_alpha_is_refused(alpha: str) -> None:
     with pytest.raises(UsageError, match="expected `auto` or a number from 0 to 1"):
         Smooth(alpha=alpha)
+
+
+@pytest.mark.parametrize("headroom", ["much", "0.9", "nan"])
+def test_a_wrong_headroom_is_refused(headroom: str) -> None:
+    with pytest.raises(UsageError, match="expected `auto` or a number from 1 on"):
+        Smooth(headroom=headroom)
+
+
+@pytest.mark.parametrize(
+    ("rows", "headroom", "room"),
+    [(1 << 20, "auto", 1.5), (1 << 14, "auto", 1.5), (1 << 9, "auto", 3.0), (1, "auto", 4.0), (1, "1.25", 1.25)],
+)
+def test_the_fewer_rows_were_seen_the_more_room_channels_get(
+    patient: Patient, rows: int, headroom: str, room: float
+) -> None:
+    seen = patient.context.tensors["a.norm"]
+    patient.context.tensors["a.norm"] = replace(seen, count=rows * len(seen.channel_low))
+    assert Smooth(headroom=headroom).room(patient.context.tensors["a.norm"]) == pytest.approx(room)
 
 
 def test_without_calibration_data_it_says_what_is_missing(patient: Patient) -> None:
