@@ -120,6 +120,7 @@ class TensorRTSession(Session):
     def kernels(self) -> dict[str, Any]:
         """The engine inspector's table: the shapes and tactics of the device at hand are decided in it."""
         with self._lock:
+            self._stream.activate()
             inspector = self._engine.create_engine_inspector()
             inspector.execution_context = self._context
             table: str = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
