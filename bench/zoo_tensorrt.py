@@ -27,6 +27,7 @@ from zoo_exports import EXPORTS, RANGES
 LIMIT: Final = 300
 TARGET: Final = "tensorrt-rtx"
 BUILT: Final = "built"
+BROKEN: Final = "the given file does not run"
 SHOWN: Final = 64
 """Characters of a reason in the table; the result files hold all of it."""
 COLUMNS: Final = ("name", "fp32", "int8", "integer", "ort int8", "ort fixed", "fix error", "wall")
@@ -48,6 +49,8 @@ def main() -> int:
     print_table(COLUMNS, [[shown(row, column) for column in COLUMNS] for row in rows])
     floats = [row for row in rows if row.get("fp32") == BUILT]
     quantized = [row for row in floats if not row.get("ort int8", "").startswith("not quantized")]
+    broken = [row["name"] for row in quantized if row["fix error"] == BROKEN]
+    quantized = [row for row in quantized if row["name"] not in broken]
     slowest = max((row["wall"] for row in times.values()), default=0.0)
     asks = [
         Ask("int8 plans of models whose float plan builds", built(floats, "int8"), len(floats), at_least=True),
@@ -55,6 +58,8 @@ def main() -> int:
         *([Ask("largest wall over parser and builder by hand", slowest, 1.1)] if times else []),
     ]
     print(f"\n{len(floats)} of {len(rows)} float plans; quantize_static's own files: {built(quantized, 'ort int8')}")
+    if broken:
+        print(f"quantize_static's files that do not run in ONNX Runtime either: {', '.join(broken)}")
     print_sources(rows)
     return conclude(asks, check=given.check)
 
@@ -179,7 +184,7 @@ def theirs(graph: Path, folder: Path, feeds: list[dict[str, Any]]) -> Row:
         apart: object = max(difference.relative for difference in result.differences)
     except EngineError:
         result = fix_model(given, fixed, TARGET)
-        apart = "the given file does not run"
+        apart = BROKEN
     left = [str(finding) for finding in result.after if finding.severity == "error"]
     return {
         "ort int8": attempt(given, lint=False)[0],
