@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 GAIN = (
-    "a dense runtime gains nothing; TensorRT uses 2:4 weights on Ampere and later when it is built with sparsity "
-    "enabled; the compressed file shrinks"
+    "a dense runtime gains nothing; TensorRT (not TensorRT-RTX) uses 2:4 weights on Ampere and later with "
+    "`engine: {tensorrt: {sparsity: true}}` in the recipe; the compressed file shrinks"
 )
 
 
