@@ -43,7 +43,7 @@ from enginery.passes.module.share.codebooks import ShareWeights
 SAMPLES = 12_000
 ORIGINAL_EPOCHS = 10
 STUDENT_SAMPLES = 4_000
-STUDENT_EPOCHS = 60
+STUDENT_EPOCHS = 40
 RECOVERY_EPOCHS = 5
 FROM_SCRATCH: dict[str, Any] = {"lr": 3e-3, "warmup": 0.1, "keep": "last", **fashion.TRAINING}
 FINE_TUNING: dict[str, Any] = {"lr": 1e-3, **fashion.TRAINING}
