@@ -42,8 +42,9 @@ from enginery.passes.module.share.codebooks import ShareWeights
 
 SAMPLES = 12_000
 ORIGINAL_EPOCHS = 10
+TEACHER_EPOCHS = 8
 STUDENT_SAMPLES = 4_000
-STUDENT_EPOCHS = 40
+STUDENT_EPOCHS = 60
 RECOVERY_EPOCHS = 5
 FROM_SCRATCH: dict[str, Any] = {"lr": 3e-3, "warmup": 0.1, "keep": "last", **fashion.TRAINING}
 FINE_TUNING: dict[str, Any] = {"lr": 1e-3, **fashion.TRAINING}
@@ -82,9 +83,10 @@ def train(folder: Path, data: fashion.Fashion, seed: int, work: Path, only: Sequ
         return Recover(epochs=STUDENT_EPOCHS, **FROM_SCRATCH).apply(fashion.student(), few.context(seed, work))[0]
 
     def distilled() -> torch.nn.Module:
-        """The student sees the images that the one alone sees, and no labels; the original has learned from all."""
+        """The student sees the images that the one alone sees, and no labels; the teacher has learned from 55,000."""
+        teacher = fashion.trained(fashion.Fashion(folder), 0, TEACHER_EPOCHS, work)
         one = Distil(student="s", epochs=STUDENT_EPOCHS, alpha=1.0, temperature=2.0, **FROM_SCRATCH)
-        return one.apply(copy.deepcopy(original), few.context(seed, work, resolve=lambda _: fashion.student))[0]
+        return one.apply(teacher, few.context(seed, work, resolve=lambda _: fashion.student))[0]
 
     made = {"original": lambda: original, "pruned": pruned, "peer": peer, "sparse": sparse,
             "alone": alone, "distilled": distilled}  # fmt: skip
