@@ -86,6 +86,26 @@ class Depth(Record):
 
     node: str
     snr: float
+    tensor: str = ""
+    """What the node reads, where it is one of those that lost most; calibration saw it from `low` to `high`."""
+
+    low: float | None = None
+    high: float | None = None
+    drawing: str = ""
+    """How its values are spread over [-reach, reach], as characters whose heights are logarithms of counts."""
+
+
+class RemedyEffect(Record):
+    """What one remedy did to the outputs on samples held out: SNR in dB, median and worst; None where not measured."""
+
+    spec: str
+    kept: bool
+    changed: int
+    before: float | None = None
+    after: float | None = None
+    worst_before: float | None = None
+    worst_after: float | None = None
+    reason: str = ""
 
 
 class PassEffect(Record):
@@ -184,6 +204,7 @@ class Report(Record):
     """The share of the multiply-accumulates that quantization placed in integers, over the calibration data."""
 
     depth: tuple[Depth, ...] = ()
+    remedies: tuple[RemedyEffect, ...] = ()
     compression: tuple[CompressionStep, ...] = ()
     passes: tuple[PassEffect, ...] = ()
     stages: tuple[StageTime, ...] = ()

@@ -15,7 +15,6 @@ from enginery.pipeline.recipe import Precision, Recipe
 from enginery.pipeline.report import (
     Candidate,
     CaseErrors,
-    Depth,
     Errors,
     Latency,
     MetricFigures,
@@ -25,6 +24,7 @@ from enginery.pipeline.report import (
     StageTime,
 )
 from enginery.pipeline.report.modules import compression_steps, module_pass_effects, module_pass_notes, original_bytes
+from enginery.pipeline.report.quantization import depth_of, quantize_record, remedies_of
 from enginery.pipeline.store import Result
 
 NOT_RUN: Final = "The engine was not run here: "
@@ -45,7 +45,7 @@ def make_report(
     """Everything that the stages, the gates and the store know about this build."""
     results = list(line.results.values())
     measured = question.measured
-    quantized = _quantized(line, target, precision)
+    quantized = (quantize_record(line, target, precision) or {}).get("details", {})
     speedups = tuple(speedup for record in _timed(results) for speedup in speedups_of(record))
     sizes = _sizes(line, target, precision)
     return Report(
@@ -69,7 +69,8 @@ def make_report(
         sizes=sizes,
         kernels=dict(measured.kernels) or _facts(line, target, precision).get("kernels") or {},
         coverage=quantized.get("coverage"),
-        depth=tuple(Depth(node=point["node"], snr=point["snr_db"]) for point in quantized.get("depth", ())),
+        depth=tuple(depth_of(line, target, precision, quantized)),
+        remedies=tuple(remedies_of(quantized)),
         compression=tuple(
             compression_steps(
                 line.compress,
@@ -94,12 +95,6 @@ def make_report(
         data=line.data_digests,
         tools=_tools(results),
     )
-
-
-def _quantized(line: Line, target: str, precision: Precision) -> Mapping[str, Any]:
-    """What the quantize stage says it did; nothing for float engines."""
-    graph = line.graph(target, precision)
-    return graph.json("quantize.json")["details"] if "quantize.json" in graph.files else {}
 
 
 def _errors(outputs: Sequence[OutputFigures]) -> tuple[Errors, ...]:
@@ -197,11 +192,9 @@ def _passes(line: Line, target: str, precision: Precision) -> Iterator[PassEffec
             nodes_before=entry["nodes_before"],
             nodes_after=entry["nodes_after"],
         )
-    graph = line.graph(target, precision)
     if precision.mode in NEEDS_STATISTICS:
         yield from _binding(line.statistics(target, precision))
-    if "quantize.json" in graph.files:
-        entry = graph.json("quantize.json")
+    if (entry := quantize_record(line, target, precision)) is not None:
         yield PassEffect(
             stage="quantize",
             spec=f"quantize for {entry['policy']}",

@@ -45,6 +45,7 @@ def render_html(report: Report) -> str:
             "stages": _stages_chart(report),
         },
         left_in_float=_left_in_float(report),
+        worst_layers=sorted((point for point in report.depth if point.tensor), key=lambda point: point.snr),
         layers=[node for node in report.kernels.get("nodes", ()) if node.get("sources")],
         worked=[effect for effect in report.passes if effect.changed or effect.refusals],
         idle=list(dict.fromkeys(effect.spec for effect in report.passes if not (effect.changed or effect.refusals))),

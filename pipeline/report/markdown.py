@@ -33,6 +33,7 @@ def render_markdown(report: Report) -> str:
         _sizes,
         _kernels,
         _layers,
+        _remedies,
         _depth,
         _compression,
         _passes,
@@ -182,9 +183,35 @@ def _shortened(sources: Sequence[str]) -> list[str]:
     return [*(f"`{source}`" for source in sources[:MOST_SOURCES]), *([f"{more} more"] if more > 0 else [])]
 
 
+def _remedies(report: Report) -> str:
+    rows = [
+        (
+            f"`{step.spec}`",
+            "yes" if step.kept else "",
+            str(step.changed),
+            _change(step.before, step.after),
+            _change(step.worst_before, step.worst_after),
+            step.reason,
+        )
+        for step in report.remedies
+    ]
+    return _section("Remedies", ("remedy", "kept", "changes", "median SNR (dB)", "worst SNR (dB)", "why not"), rows)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else f"{before:.1f} → {after:.1f}"
+
+
 def _depth(report: Report) -> str:
     rows = [(f"`{point.node}`", f"{point.snr:.1f}") for point in report.depth]
-    return _section("Quantization by depth", ("node", "median SNR (dB) against the float graph"), rows)
+    text = _section("Quantization by depth", ("node", "median SNR (dB) against the float graph"), rows)
+    worst = sorted((point for point in report.depth if point.tensor), key=lambda point: point.snr)
+    drawn = [
+        (f"`{p.node}`", f"{p.snr:.1f}", f"`{p.tensor}`", f"{p.low:.4g} to {p.high:.4g}", f"`{p.drawing}`")
+        for p in worst
+    ]
+    head = ("worst layers", "SNR (dB)", "reads", "seen", "spread over [-reach, reach]")
+    return f"{text}\n\n{table(head, drawn)}" if drawn else text
 
 
 def _compression(report: Report) -> str:

@@ -61,6 +61,7 @@ def test_a_bundle_is_delivered_verified_and_runs(recipe: Path, tmp_path: Path, p
     verify_bundle(result.bundle)
     report = read_report(result.bundle)
     assert [bool(report.depth), report.coverage == 1.0] == [precision == "int8"] * 2
+    assert [bool(report.remedies), any(point.drawing for point in report.depth)] == [precision == "int8"] * 2
     x = data(5, 3, weights())["x"]
     with open_session(result.bundle) as session:
         y = session.run({"x": x})["y"]

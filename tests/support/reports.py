@@ -10,6 +10,7 @@ from enginery.pipeline.report import (
     Latency,
     MetricFigures,
     PassEffect,
+    RemedyEffect,
     Report,
     Speedup,
     StageTime,
@@ -61,7 +62,16 @@ def make_report(**changes: Any) -> Report:
             "heavy": {"integer": 4, "float": 1},
             "nodes": [{"node": "head", "op": "MatMul", "kind": "float", "heavy": True}],
         },
-        "depth": (Depth(node="conv1", snr=40.0), Depth(node="conv2", snr=30.5)),
+        "depth": (
+            Depth(node="conv1", snr=40.0),
+            Depth(node="conv2", snr=30.5, tensor="relu1", low=0.0, high=6.0, drawing="···▁█▂"),
+        ),
+        "remedies": (
+            RemedyEffect(
+                spec="smooth", kept=True, changed=2, before=20.0, after=27.5, worst_before=15.0, worst_after=24.0
+            ),
+            RemedyEffect(spec="equalize", kept=False, changed=0, before=27.5, reason="graph: no two convolutions"),
+        ),
         "passes": (
             PassEffect(
                 stage="optimize",

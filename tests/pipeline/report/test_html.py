@@ -59,7 +59,11 @@ def hostile_report():
             "evaluation": tuple(errors.model_copy(update={"name": HOSTILE}) for errors in full.evaluation),
             "latencies": tuple(item.model_copy(update={"case": HOSTILE}) for item in full.latencies),
             "sizes": {HOSTILE: 1},
-            "depth": tuple(point.model_copy(update={"node": HOSTILE}) for point in full.depth),
+            "depth": tuple(
+                point.model_copy(update={"node": HOSTILE, "tensor": HOSTILE, "drawing": HOSTILE})
+                for point in full.depth
+            ),
+            "remedies": tuple(step.model_copy(update={"spec": HOSTILE, "reason": HOSTILE}) for step in full.remedies),
             "passes": (PassEffect(stage="s", spec=HOSTILE, changed=0, refusals=refusals),),
             "original": {HOSTILE: HOSTILE},
         }

@@ -70,6 +70,7 @@ def test_every_part_of_a_full_report_has_a_section():
         "Latency (ms)",
         "Size",
         "Kernels",
+        "Remedies",
         "Quantization by depth",
         "Passes",
         "Stages",
@@ -148,3 +149,10 @@ def test_each_step_of_compression_is_a_row():
     ]
     assert "<td>prune-heads{ratio=0.5}</td>" in render_html(report)
     assert "Compression" not in sections(render_markdown(make_report()))
+
+
+def test_what_each_remedy_gained_and_how_the_worst_layers_inputs_are_spread():
+    text = render_markdown(make_report())
+    assert "| `smooth` | yes | 2 | 20.0 → 27.5 | 15.0 → 24.0 |  |" in text
+    assert "| `equalize` |  | 0 |  |  | graph: no two convolutions |" in text
+    assert "| `conv2` | 30.5 | `relu1` | 0 to 6 | `···▁█▂` |" in text
