@@ -90,8 +90,9 @@ _TIDY = (
 
 _LOWER = {
     # Measured (bench/fusions.py): the standard op with packed heads beats the contrib op on MiniLM; RMSNorm, rotary
-    # embedding and grouped queries as one op each gain on a Llama, most of all together; SkipLayerNormalization loses
-    # against Add and LayerNormalization.
+    # embedding and grouped queries as one op each gain on a Llama, together; three products are not slower than one of
+    # three times the columns; SkipLayerNormalization loses against Add and LayerNormalization, GroupNormalization
+    # against what exporters write, and MatMul and Add gain nothing on Gemm.
     "onnxruntime-cpu": (
         "split-projections",
         "fuse-rms-norm",
