@@ -40,6 +40,6 @@ def command(before: str, after: str, tolerance: float, as_json: bool) -> None:
                 f"{change.ratio:8.2f}x  [{low:.4g}, {high:.4g}] -> [{new_low:.4g}, {new_high:.4g}]  {change.tensor}"
             )
         if not difference:
-            click.echo(f"No range of {len(first.tensors)} tensors moved by more than {tolerance:.0%}.")
+            click.echo(f"No range of {len(first.tensors)} tensors moved by more than {100 * tolerance:g}%.")
     if difference:
         click.get_current_context().exit(1)
