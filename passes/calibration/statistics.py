@@ -95,7 +95,7 @@ class Statistics:
         """The statistics of all runs together; their order does not matter.
 
         Raises:
-            StatisticsError: another graph, other masks, or a batch that two of them have seen.
+            StatisticsError: another graph, other masks, a batch that two of them have seen, or none at all.
         """
         parts = sorted((self, *others), key=lambda part: part.data_digest)
         for other in others:
@@ -108,6 +108,11 @@ class Statistics:
                 raise StatisticsError(
                     f"Masks differ: {list(self.masks)} and {list(other.masks)}. Calibrate both with the same masks."
                 )
+        if not all(part.batches for part in parts):
+            raise StatisticsError(
+                "Statistics that were imported from a calibration cache saw no batches, and hold ranges alone: merging "
+                "would drop the histograms and channels of the others. Merge what calibration runs measured."
+            )
         twice = [batch for batch, times in Counter(b for part in parts for b in set(part.batches)).items() if times > 1]
         if twice:
             raise StatisticsError(

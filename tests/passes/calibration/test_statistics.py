@@ -96,6 +96,8 @@ def test_a_tensorrt_cache_goes_out_and_in(model: Path, statistics: Statistics, t
     back = import_cache(cache, model).tensors["a.gelu"]
     assert back.high == pytest.approx(max(-statistics.tensors["a.gelu"].low, statistics.tensors["a.gelu"].high))
     assert back.low == -back.high
+    with pytest.raises(StatisticsError, match="saw no batches, and hold ranges alone"):
+        statistics.merge(import_cache(cache, model))
 
 
 @pytest.mark.parametrize(
