@@ -21,7 +21,7 @@ from enginery.engines.kernels import kernel_facts
 from enginery.engines.onnx_file.check import check_model
 from enginery.engines.onnx_file.copy import copy_model
 from enginery.engines.onnxruntime_kernels import read_kernels
-from enginery.engines.onnxruntime_options import SLOW_ON_CPU, SessionOptions
+from enginery.engines.onnxruntime_options import SLOW_ON_CPU, UNASKED, SessionOptions
 from enginery.errors import EngineError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -303,9 +303,12 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     return (RuntimeError, ValueError, *(getattr(state, name) for name in names if hasattr(state, name)))
 
 
-def _open(ort: Any, path: Path, options: Any, providers: Sequence[Any], **extra: Any) -> onnxruntime.InferenceSession:
+def _open(
+    ort: Any, path: Path, options: Any, providers: Sequence[Any], disabled_optimizers: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
+    disabled = [*disabled_optimizers, *UNASKED]
     try:
-        return ort.InferenceSession(str(path), options, providers=list(providers), **extra)
+        return ort.InferenceSession(str(path), options, providers=list(providers), disabled_optimizers=disabled)
     except runtime_errors() as error:
         raise EngineError(f"{path.name}: onnxruntime {ort.__version__} refuses the model: {error}") from error
 

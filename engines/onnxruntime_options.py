@@ -18,6 +18,10 @@ SLOW_ON_CPU: Final = ("SkipLayerNormFusion",)
 """Optimizers that make the CPU engine slower: the kernel of SkipLayerNormalization takes about six times as long as
 Add and LayerNormalization (measured on 1.31.1: without it MiniLM is 1.09 to 1.15 times faster)."""
 
+UNASKED: Final = ("WeightBiasQuantization",)
+"""Optimizers that never run: this one rounds the weights of a convolution or Gemm in float between integers, with one
+scale for all channels, though the graph says that the layer stays in float."""
+
 
 @dataclass(frozen=True)
 class SessionOptions:

@@ -47,6 +47,13 @@ def test_the_kernels_come_from_the_runtimes_own_graph(tmp_path):
     assert facts["provider"] == "CPUExecutionProvider"
 
 
+def test_a_layer_in_float_between_integers_stays_in_float(tmp_path):
+    facts = build(models.float_between_integers(), tmp_path).facts
+    nodes = {node["node"]: node["kind"] for node in facts["kernels"]["nodes"]}
+    assert nodes["product"] == "float"
+    assert facts["kernels"]["heavy"]["integer"] == 0
+
+
 def test_without_optimization_nothing_runs_on_integers(tmp_path):
     facts = build(models.quantized_linear(), tmp_path, models.spec(optimization="disabled")).facts
     assert facts["kernels"]["heavy"]["integer"] == 0

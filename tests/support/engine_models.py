@@ -57,6 +57,14 @@ def quantized_linear(activation: type[np.generic] = np.int8, zero_point: int = 0
     return name_nodes(model, "quantize", "dequantize", "weight", "product", "relu")
 
 
+def float_between_integers() -> onnx.ModelProto:
+    """y = x·w, a Gemm with float weights between two Q/DQ pairs: ONNX Runtime would round its weights by itself."""
+    body = "{ q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  h = Gemm(d, w)"
+    model = parse(body + "  p = QuantizeLinear(h, s, z)  y = DequantizeLinear(p, s, z) }")
+    add(model, s=np.float32(0.04), z=np.array(0, np.uint8), w=WEIGHT)
+    return name_nodes(model, "quantize", "dequantize", "product", "requantize", "answer")
+
+
 def name_nodes(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
     for node, name in zip(model.graph.node, names, strict=True):
         node.name = name
