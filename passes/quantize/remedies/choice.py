@@ -51,13 +51,11 @@ DEFAULT = tuple(remedy.name for remedy in _ALL)
 """What `default` tries, in this order."""
 
 ENOUGH = 25.0
-"""dB of output SNR from which on `default` keeps no layer in float: it would cost latency and gain little."""
+"""dB of output SNR from which on `default` keeps hardly a layer in float: it would cost latency and gain little."""
 
-TAIL = 6.0
-"""dB below the median at which the worst held-out sample says that others will be far worse: a layer is at fault."""
-
-MUCH = 1.0
-"""dB that a layer has to gain in float where the median is `ENOUGH` already, and the worst sample is not."""
+BARGAIN = {"work": 0.01, "least_gain": 1.5}
+"""What `float-sensitive` may take from `ENOUGH` on: layers that cost next to nothing and gain much. The median sample
+is good then, but one layer may be what makes others bad."""
 
 
 @dataclass(frozen=True)
@@ -172,11 +170,11 @@ class _Trials:
             self._refuse(remedy, reason)
             return
         if isinstance(remedy, FloatProducts | FloatSensitive | FloatEnds) and self._score.median >= ENOUGH:
-            if not isinstance(remedy, FloatSensitive) or self._score.median - self._score.worst < TAIL:
+            if not isinstance(remedy, FloatSensitive):
                 reason = f"the outputs are at {self._score.median:.1f} dB; layers are kept in float below {ENOUGH:g} dB"
                 self._refuse(remedy, reason)
                 return
-            remedy = replace(remedy, least_gain=MUCH)
+            remedy = replace(remedy, **BARGAIN)
         if self._correcting and isinstance(remedy, RoundWeights | CorrectBias):
             self._correcting = False
             self._score = self._measure(self._placed)

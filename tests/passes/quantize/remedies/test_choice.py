@@ -11,6 +11,7 @@ from enginery.engines.onnxruntime import open_model
 from enginery.errors import UsageError
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
 from enginery.passes.quantize.remedies import DEFAULT, ENOUGH, remedies
+from enginery.passes.spec import parse_pass
 
 
 def quantize(model: Path, batches, passes, name: str):
@@ -35,16 +36,20 @@ def test_default_keeps_what_helps_and_says_what_it_measured(tmp_path: Path, buil
     assert chosen > plain
     kept = [step for step in result.details["remedies"] if step["kept"]]
     assert kept
-    assert all(step["after_db"] >= step["before_db"] + remedies()[step["remedy"]].worth for step in kept)
-    assert [step["remedy"] for step in result.details["remedies"]] == list(DEFAULT)
+    assert all(step["after_db"] >= step["before_db"] + parse_pass(step["remedy"], remedies()).worth for step in kept)
+    assert [step["remedy"].partition("{")[0] for step in result.details["remedies"]] == list(DEFAULT)
 
 
-def test_by_default_no_layer_stays_in_float_where_the_outputs_are_good(tmp_path: Path) -> None:
+def test_by_default_only_bargains_stay_in_float_where_the_outputs_are_good(tmp_path: Path) -> None:
     result, _ = quantize(mlp_block(tmp_path / "model.onnx"), sequences(), "default", "chosen")
     floats = [step for step in result.details["remedies"] if step["remedy"].startswith("float-")]
     good = [step for step in floats if step["before_db"] >= ENOUGH]
-    assert good
-    assert all("layers are kept in float below" in step["refusals"][0] and not step["kept"] for step in good)
+    assert {step["remedy"].partition("{")[0] for step in good} >= {"float-sensitive", "float-ends"}
+    for step in good:
+        bargain = step["remedy"].startswith("float-sensitive")
+        words = "no layer does 1.0% of the work or less" if bargain else "layers are kept in float below"
+        assert words in step["refusals"][0]
+        assert not step["kept"]
 
 
 def test_named_remedies_are_applied_without_question(tmp_path: Path) -> None:
