@@ -46,10 +46,16 @@ def read_layers(messages: Sequence[str]) -> tuple[Kernel, ...]:
 def read_inspector(table: str) -> tuple[Kernel, ...]:
     """The layers in the JSON text of `IEngineInspector.get_engine_information`.
 
-    An engine that was built without detailed verbosity lists names alone: then nothing is known of its layers.
+    Empty where it tells no data types, such as of an engine that was built without detailed verbosity: what the builder
+    said stands then.
     """
-    layers: list[Any] = json.loads(table).get("Layers", [])
-    return tuple(_inspected(layer) for layer in layers if isinstance(layer, dict))
+    try:
+        found: Any = json.loads(table)
+    except ValueError:
+        return ()
+    layers = found.get("Layers", []) if isinstance(found, dict) else []
+    kernels = tuple(_inspected(layer) for layer in layers if isinstance(layer, dict))
+    return kernels if any(kernel.kind != "other" for kernel in kernels) else ()
 
 
 def _inspected(layer: Mapping[str, Any]) -> Kernel:
@@ -61,8 +67,9 @@ def _inspected(layer: Mapping[str, Any]) -> Kernel:
     return Kernel(name, op, kind, _is_heavy(op), tuple(_SOURCE.findall(str(layer.get("Metadata", "")))))
 
 
-def _data_types(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
-    words = (str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "") for tensor in tensors)
+def _data_types(tensors: Sequence[Any]) -> list[str]:
+    known = [tensor for tensor in tensors if isinstance(tensor, dict)]
+    words = (str(tensor.get("Format/Datatype") or tensor.get("Datatype") or "") for tensor in known)
     return [named for word in words for named in _named(word)]
 
 

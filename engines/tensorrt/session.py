@@ -124,7 +124,8 @@ class TensorRTSession(Session):
             inspector = self._engine.create_engine_inspector()
             inspector.execution_context = self._context
             table: str = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return kernel_facts(read_inspector(table))
+        kernels = read_inspector(table)
+        return kernel_facts(kernels) if kernels else {}
 
     def close(self) -> None:
         with self._lock:

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from enginery.engines.tensorrt.layers import read_inspector, read_layers
 
 TENSOR = "{{ Name: {0}, Dimensions: [-1,16], Strides: [16,1], StrideOrder: [1,0], Datatype: {1}, Format: (Linear) }}"
@@ -101,5 +103,14 @@ def test_the_inspector_names_the_onnx_nodes():
     assert found.sources == ("conv1", "relu1")
 
 
-def test_an_engine_that_lists_names_alone_has_no_layers_to_show():
-    assert read_inspector(json.dumps({"Layers": ["conv1 + relu1", "fc"], "Bindings": []})) == ()
+@pytest.mark.parametrize(
+    "table",
+    [
+        json.dumps({"Layers": ["conv1 + relu1", "fc"], "Bindings": []}),
+        json.dumps({"Layers": [{"Name": "a", "LayerType": "kgen", "Inputs": ["x"], "Outputs": []}]}),
+        json.dumps([]),
+        "no JSON",
+    ],
+)
+def test_a_table_that_tells_no_data_types_shows_no_layers(table):
+    assert read_inspector(table) == ()
