@@ -4,7 +4,7 @@
 
 Every run starts from nothing, in a process of its own with an empty work folder, and they take turns. Ours includes
 what the others do not do: the comparison with the original at every shape and on evaluation data, the speed gate, the
-report. Wall time and peak memory (of the largest process) are ratios to ours. Peers live in environments of their own
+report. Wall time, processor time and peak memory (of the largest process) are ratios to ours. Peers live in environments of their own
 (`bench/contest/setup FOLDER`); absent ones are named. `--quick` does dynamic int8 only, once.
 """
 
@@ -31,7 +31,10 @@ ASKED = 0.5
 
 @dataclass(frozen=True)
 class Cost:
+    """Wall and processor time; the second hardly depends on who else uses the machine."""
+
     seconds: float
+    processor: float
     peak_mb: float
 
 
@@ -103,7 +106,7 @@ def run(job: Job) -> Cost:
         RuntimeError: a command failed, or left no engine.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder, peak = Path(name), 0.0
+        folder, peak, processor = Path(name), 0.0, 0.0
         environment = {**os.environ, "HOME": name, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         begin = time.perf_counter()
         for command in job.commands(folder):
@@ -113,12 +116,13 @@ def run(job: Job) -> Cost:
                 _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             peak = max(peak, usage.ru_maxrss / 1024)
+            processor += usage.ru_utime + usage.ru_stime
             if process.returncode:
                 raise RuntimeError(f"{job.tool} {job.precision}: exit {process.returncode}\n{log.read_text()[-800:]}")
         seconds = time.perf_counter() - begin
         if not any(folder.rglob("*.onnx")):
             raise RuntimeError(f"{job.tool} {job.precision}: no ONNX file was left, exit 0\n{log.read_text()[-800:]}")
-        return Cost(seconds, peak)
+        return Cost(seconds, processor, peak)
 
 
 def compare(precision: str, peers: Path, rounds: int) -> tuple[list[list[object]], list[measure.Ask]]:
@@ -138,9 +142,10 @@ def compare(precision: str, peers: Path, rounds: int) -> tuple[list[list[object]
         pairs = list(zip(own, theirs, strict=False))
         wall = [mine.seconds / other.seconds for mine, other in pairs]
         peak = statistics.median(mine.peak_mb / other.peak_mb for mine, other in pairs)
+        work = statistics.median(mine.processor / other.processor for mine, other in pairs)
         seconds = statistics.median(cost.seconds for cost in theirs)
         spread = f"{statistics.median(wall):.3f} [{min(wall):.3f}, {max(wall):.3f}]"
-        rows.append([precision, tool, seconds, theirs[0].peak_mb, spread, peak])
+        rows.append([precision, tool, seconds, theirs[0].peak_mb, spread, work, peak])
         if tool == "olive":
             asks.append(measure.Ask(f"{precision}: our wall over Olive's", statistics.median(wall), ASKED))
     return rows, asks
@@ -160,7 +165,9 @@ def main() -> int:
         found, asked = compare(precision, arguments.peers.resolve(), 1 if arguments.quick else arguments.rounds)
         rows += found
         asks += asked
-    measure.print_table(["job", "tool", "wall s", "peak MB", "our wall / its", "our peak / its"], rows)
+    measure.print_table(
+        ["job", "tool", "wall s", "peak MB", "our wall / its", "our processor time / its", "our peak / its"], rows
+    )
     return measure.conclude(asks, check=arguments.check)
 
 
