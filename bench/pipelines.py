@@ -4,7 +4,7 @@
 
 Every run starts from nothing, in a process of its own with an empty work folder, and they take turns. Ours includes
 what the others do not do: the comparison with the original at every shape and on evaluation data, the speed gate, the
-report. Wall time, processor time and peak memory (of the largest process) are ratios to ours. Peers live in environments
+report. Wall, processor time and peak memory (of the largest process) are ratios to ours. Peers live in environments
 of their own (`bench/contest/setup FOLDER`); absent ones are named. `--quick` does dynamic int8 only, once.
 """
 
