@@ -101,7 +101,9 @@ def _region(selection: gs.Node, axis: int, edits: Edits, order: Mapping[int, int
 
 def _rewritten(region: _Region, nodes: Iterable[gs.Node], edits: Edits) -> gs.Tensor:
     """The nodes of a region again, over one position; what replaces the result of the selection."""
-    position = edits.constant("position", np.asarray(peek(region.selection.inputs[1])).reshape(1))
+    index = region.selection.inputs[1]
+    assert is_known(index)  # see `_selected_axis`
+    position = edits.constant("position", peek(index).reshape(1))
     made: dict[tuple[int, int], gs.Tensor] = {}
 
     def selected(tensor: gs.Tensor, axis: int, at: gs.Node) -> gs.Tensor:

@@ -47,11 +47,6 @@ def _elementwise(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | Non
     return found or None
 
 
-def _first(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | None:
-    del node, dims
-    return {0: axis}
-
-
 def _normalization(node: gs.Node, dims: tuple[Dim, ...], axis: int) -> Slots | None:
     """The dimensions from `axis` on are normalized together; scale and bias have no others."""
     first = int(node.attrs.get("axis", -1)) % len(dims)

@@ -27,12 +27,13 @@ class _Projection:
     """x W + b, for W of (inputs, columns)."""
 
     product: gs.Node
+    weights: gs.Constant
     result: gs.Tensor
     bias: gs.Constant | None
 
     @property
     def columns(self) -> int:
-        return int(self.product.inputs[1].shape[1])
+        return int(self.weights.shape[1])
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,17 @@ class SplitProjections(ScopedPass):
 
 
 def _projection(node: gs.Node, edits: Edits) -> _Projection | None:
-    if node.op != "MatMul" or node.domain or not is_known(node.inputs[1]) or len(node.inputs[1].shape) != 2:
+    weights = node.inputs[1] if node.op == "MatMul" and not node.domain else None
+    if weights is None or not is_known(weights) or len(weights.shape) != 2:
         return None
     result = node.outputs[0]
     reader = _only_reader(result, edits)
     if reader is None or reader.op != "Add" or reader.domain:
-        return _Projection(node, result, None)
+        return _Projection(node, weights, result, None)
     bias = next((each for each in reader.inputs if each is not result), None)
-    if bias is None or not is_known(bias) or list(bias.shape) != [node.inputs[1].shape[1]]:
+    if bias is None or not is_known(bias) or list(bias.shape) != [weights.shape[1]]:
         return None
-    return _Projection(node, reader.outputs[0], bias)
+    return _Projection(node, weights, reader.outputs[0], bias)
 
 
 def _only_reader(tensor: gs.Tensor, edits: Edits) -> gs.Node | None:
@@ -169,7 +171,6 @@ def _within(place: Vector | None, parts: int, becomes: gs.Tensor) -> tuple[int, 
 
 def _written(projection: _Projection, part: _Part, edits: Edits) -> gs.Tensor:
     node = projection.product
-    weights = node.inputs[1]
     dims = list(dims_of(projection.result) or dims_of(node.outputs[0]) or ())
     span = slice(part.first, part.last)
 
@@ -178,7 +179,7 @@ def _written(projection: _Projection, part: _Part, edits: Edits) -> gs.Tensor:
         return made
 
     name = f"{label(node)}/{part.first}"
-    cut = _columns(weights, span, edits)
+    cut = _columns(projection.weights, span, edits)
     made = typed(edits.node("MatMul", [node.inputs[0], cut], at=node, name=name))
     if projection.bias is not None:
         bias = _columns(projection.bias, span, edits)
