@@ -57,6 +57,9 @@ BARGAIN = {"work": 0.01, "least_gain": 1.5}
 """What `float-sensitive` may take from `ENOUGH` on: layers that cost next to nothing and gain much. The median sample
 is good then, but one layer may be what makes others bad."""
 
+WORST_WORTH = 2.0
+"""dB that a bargain has to bring to the worst sample, where the median does not fall."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -146,6 +149,14 @@ def _choose(model: Path, context: QuantizeContext) -> Treated:
     return trials.result()
 
 
+def is_worth_it(remedy: Remedy, before: Fidelity, after: Fidelity) -> bool:
+    """Whether a remedy that nobody asked for stays: by the median sample, or a bargain by the worst one."""
+    bargain = isinstance(remedy, FloatSensitive) and before.median >= ENOUGH
+    if bargain and after.median >= before.median and after.worst >= before.worst + WORST_WORTH:
+        return True
+    return after.median >= before.median + remedy.worth
+
+
 class _Trials:
     """The best graph so far: `float_model` before placement, `placed` after it, and its output SNR."""
 
@@ -188,7 +199,7 @@ class _Trials:
         edited = context.write(graph, remedy.name)
         placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
         after = self._measure(placed, edited if before else context.float_model)
-        kept = after.median >= self._score.median + remedy.worth
+        kept = is_worth_it(remedy, self._score, after)
         self._record(remedy, result, after, kept=kept)
         if kept:
             self._placed, self._plan, self._pairs, self._score = placed, plan, pairs, after

@@ -10,7 +10,11 @@ from quantizable import calibrate, conv_net, images, mlp_block, run_all, sequenc
 from enginery.engines.onnxruntime import open_model
 from enginery.errors import UsageError
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
+from enginery.passes.quantize.fidelity import Fidelity
 from enginery.passes.quantize.remedies import DEFAULT, ENOUGH, remedies
+from enginery.passes.quantize.remedies.choice import is_worth_it
+from enginery.passes.quantize.remedies.sensitive import FloatSensitive
+from enginery.passes.quantize.remedies.smooth import Smooth
 from enginery.passes.spec import parse_pass
 
 
@@ -65,3 +69,17 @@ def test_an_unknown_remedy_is_refused_with_what_there_is(tmp_path: Path) -> None
         match=r"available: clip-activations, .*, smooth, smooth-attention, split-outliers",
     ):
         quantize(mlp_block(tmp_path / "model.onnx"), sequences(), ("smoth",), "unknown")
+
+
+@pytest.mark.parametrize(
+    ("remedy", "before", "after", "kept"),
+    [
+        pytest.param(Smooth(), (27.0, 20.0), (27.1, 20.0), True, id="the median gains enough"),
+        pytest.param(Smooth(), (27.0, 20.0), (27.05, 25.0), False, id="the worst sample alone is no reason"),
+        pytest.param(FloatSensitive(), (27.0, 20.0), (27.05, 22.0), True, id="but for a bargain it is"),
+        pytest.param(FloatSensitive(), (27.0, 20.0), (26.9, 25.0), False, id="where the median does not fall"),
+        pytest.param(FloatSensitive(), (24.0, 15.0), (24.1, 25.0), False, id="below 25 dB no layer is a bargain"),
+    ],
+)
+def test_what_a_remedy_has_to_bring(remedy, before, after, kept: bool) -> None:
+    assert is_worth_it(remedy, Fidelity(*before), Fidelity(*after)) is kept
