@@ -50,7 +50,7 @@ def contest(name: str, case: Case, arguments: measure.argparse.Namespace) -> Mea
     peaks = floor.peaks(quick=True, threads=arguments.threads)
     result = Measured(dt.datetime.now(tz=dt.UTC).date().isoformat(), how, machine, peaks)
     result.left_out = {each.built.name: each.reason for each in found if each.reason}
-    for shape in case.shapes:
+    for shape in reversed(case.shapes):  # The largest comes nearest to the peak.
         if not arguments.shapes or shape.name in arguments.shapes.split(","):
             rows = at_shape(name, case, shape, runs, [each for each in found if not each.reason], peaks, arguments)
             measure.print_table(Row.HEADERS, [row.cells() for row in rows])
@@ -67,7 +67,7 @@ def at_shape(
     shape: Shape,
     runs: Mapping[str, Run],
     found: list[Checked],
-    peaks: Mapping[str, float],
+    peaks: dict[str, float],
     arguments: measure.argparse.Namespace,
 ) -> list[Row]:
     feeds = feeds_of(case, shape)
@@ -78,11 +78,14 @@ def at_shape(
     timed = measure.interleaved(calls, rounds=rounds, clock=clock)
     model = next(each.built.path for each in found if each.built.name == BASELINE)
     operations = 2 * multiply_accumulates(model, {key: array.shape for key, array in feeds.items()})
+    for each in found:  # A single product is no peak where whole models are faster.
+        reached = operations / timed[each.built.name].median
+        peaks[data_type(each)] = max(peaks[data_type(each)], reached)
     rows: list[Row] = []
     for each in found:
         built, seconds = each.built, timed[each.built.name].median
         ratio = measure.ratio(timed[built.name], timed[BASELINE])
-        floors = seconds * peaks["int8" if built.integer else "bfloat16" if "bf16" in built.name else "float32"]
+        floors = seconds * peaks[data_type(each)]
         rows.append(
             Row(
                 name, shape.name, built.name, ratio.median, ratio.low, ratio.high, 1e3 * seconds, floors / operations,
@@ -91,6 +94,11 @@ def at_shape(
             )
         )  # fmt: skip
     return rows
+
+
+def data_type(each: Checked) -> str:
+    """What a candidate multiplies in, by the names of `floor.peaks`."""
+    return "int8" if each.built.integer else "bfloat16" if "bf16" in each.built.name else "float32"
 
 
 def rounds_for(calls: Mapping[str, Run], seconds: float) -> int:
