@@ -96,7 +96,7 @@ class Session(ABC):
         self.outputs = outputs
         self.dims = dims
         self._closed = False
-        self._accepted: tuple[Any, ...] = ()
+        self._accepted: tuple[Any, ...] | None = None
 
     def run(self, feeds: Feeds) -> Arrays:
         """Run once and return every declared output by name.
@@ -108,7 +108,9 @@ class Session(ABC):
         if self._closed:
             raise EngineError("This session is closed. Load the engine again.")
         # Equal names, dtypes and shapes need no second check: it would take a tenth of a small model's run.
-        layout = tuple((name, array.dtype, array.shape) for name, array in feeds.items())
+        layout = tuple(
+            (name, getattr(each, "dtype", None), getattr(each, "shape", None)) for name, each in feeds.items()
+        )
         if layout != self._accepted:
             check_feeds(feeds, self.inputs, self.dims)
             self._accepted = layout
@@ -192,8 +194,8 @@ def check_feeds(feeds: Feeds, inputs: tuple[TensorSpec, ...], dims: Mapping[str,
     """Check the feeds of a run against the declared inputs.
 
     Raises:
-        InputError: a name is missing or unknown, a dtype or rank differs, a fixed dimension differs, a named dimension
-            has two sizes, or a size lies outside its declared range.
+        InputError: a name is missing or unknown, a value is no array, a dtype or rank differs, a fixed dimension
+            differs, a named dimension has two sizes, or a size lies outside its declared range.
     """
     import numpy as np
 
@@ -202,7 +204,9 @@ def check_feeds(feeds: Feeds, inputs: tuple[TensorSpec, ...], dims: Mapping[str,
         raise InputError(f"Inputs given: {sorted(feeds)}; expected: {sorted(names)}.")
     sizes: dict[str, tuple[int, str]] = {}
     for spec in inputs:
-        array = feeds[spec.name]
+        array: Any = feeds[spec.name]
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"Input {spec.name!r} is a {type(array).__name__}; expected a numpy array, {spec}.")
         if array.dtype != np.dtype(spec.dtype):
             raise InputError(f"Input {spec.name!r} has dtype {array.dtype}; expected {spec.dtype}. Convert it first.")
         if array.ndim != len(spec.shape):

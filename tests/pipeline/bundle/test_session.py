@@ -112,13 +112,14 @@ def test_many_threads_share_a_session(bundle):
     [
         {},
         {"y": np.zeros((1, 6), np.float32)},
+        {"x": [[0.0] * 6]},
         {"x": np.zeros((1, 6), np.float64)},
         {"x": np.zeros(6, np.float32)},
         {"x": np.zeros((1, 7), np.float32)},
         {"x": np.zeros((9, 6), np.float32)},
         {"x": np.zeros((0, 6), np.float32)},
     ],
-    ids=["missing", "unknown", "dtype", "rank", "fixed", "above", "below"],
+    ids=["missing", "unknown", "list", "dtype", "rank", "fixed", "above", "below"],
 )
 def test_inputs_are_checked_before_the_runtime_sees_them(bundle, feeds, monkeypatch):
     with enginery.load(bundle) as session:
