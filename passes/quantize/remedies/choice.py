@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from enginery.errors import StatisticsError
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext, Remedy
 from enginery.passes.quantize.fidelity import Fidelity, Reference
@@ -99,8 +100,9 @@ def treat(model: Path, context: QuantizeContext) -> Treated:
     """Place Q/DQ pairs and apply remedies: those that the options name, or those that measurement favours.
 
     Named remedies are applied in their order without question. With `default` each is kept if it raises the median
-    output SNR on held-out batches by what it is `worth`; without calibration data none is tried. Those that leave
-    biases alone are measured with corrected ones: where shifted means drown all else, none of them would show a gain.
+    output SNR on held-out batches by what it is `worth`; without calibration data none is tried, and one whose result
+    the recipe's observer cannot read is refused. Those that leave biases alone are measured with corrected ones: where
+    shifted means drown all else, none of them would show a gain.
     """
     if context.options.passes == "default":
         return _choose(model, context) if context.batches is not None else _apply(model, context, ())
@@ -192,12 +194,17 @@ class _Trials:
         tensors, options, float_model = dict(context.tensors), context.options, context.float_model
         assert float_model is not None
         graph = load_graph(float_model if before else self._placed)
-        result = remedy.apply(graph, context)
-        if result.changed == 0:
-            self._record(remedy, result)
+        try:
+            result = remedy.apply(graph, context)
+            if result.changed == 0:
+                self._record(remedy, result)
+                return
+            edited = context.write(graph, remedy.name)
+            placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
+        except StatisticsError as error:  # a tensor that was rescaled has no histogram for the observer any more
+            context.tensors, context.options = tensors, options
+            self._refuse(remedy, str(error))
             return
-        edited = context.write(graph, remedy.name)
-        placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
         after = self._measure(placed, edited if before else context.float_model)
         kept = is_worth_it(remedy, self._score, after)
         self._record(remedy, result, after, kept=kept)

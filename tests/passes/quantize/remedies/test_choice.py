@@ -8,7 +8,7 @@ import pytest
 from quantizable import calibrate, conv_net, images, mlp_block, run_all, sequences, snr
 
 from enginery.engines.onnxruntime import open_model
-from enginery.errors import UsageError
+from enginery.errors import StatisticsError, UsageError
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
 from enginery.passes.quantize.fidelity import Fidelity
 from enginery.passes.quantize.remedies import DEFAULT, ENOUGH, remedies
@@ -18,14 +18,14 @@ from enginery.passes.quantize.remedies.smooth import Smooth
 from enginery.passes.spec import parse_pass
 
 
-def quantize(model: Path, batches, passes, name: str):
+def quantize(model: Path, batches, passes, name: str, **options):
     output = model.with_name(f"{name}.onnx")
     result = quantize_model(
         model,
         output,
         calibrate(model, batches),
         policy=get_policy("onnxruntime-cpu"),
-        options=QuantizeOptions(passes=passes),
+        options=QuantizeOptions(passes=passes, **options),
         open_model=open_model,
         batches=batches,
     )
@@ -54,6 +54,19 @@ def test_by_default_only_bargains_stay_in_float_where_the_outputs_are_good(tmp_p
         words = "no layer does 1.0% of the work or less" if bargain else "layers are kept in float below"
         assert words in step["refusals"][0]
         assert not step["kept"]
+
+
+@pytest.mark.parametrize("observer", ["percentile", "entropy", "mse"])
+def test_what_an_observer_cannot_read_after_a_remedy_is_refused_by_default_and_an_error_by_name(
+    tmp_path: Path, observer: str
+) -> None:
+    model = mlp_block(tmp_path / "model.onnx")
+    result, _ = quantize(model, sequences(), "default", "chosen", observer=observer)
+    smooth = next(step for step in result.details["remedies"] if step["remedy"].startswith("smooth"))
+    assert not smooth["kept"]
+    assert f"'{observer}' reads histograms" in smooth["refusals"][0]
+    with pytest.raises(StatisticsError, match="reads histograms"):
+        quantize(model, sequences(), ("smooth{alpha=0.5}",), "named", observer=observer)
 
 
 def test_named_remedies_are_applied_without_question(tmp_path: Path) -> None:
