@@ -146,7 +146,7 @@ class Builder:
         path, record = self.folder / f"{name}{suffix}", self.folder / f"{name}.json"
         python = Path(sys.executable) if name in OWN else self.peers / name / "bin" / "python"
         if not python.exists():
-            return Built(name, kind, path, integer=integer, reason=f"no environment {name}: bench/contest/setup makes it")
+            return Built(name, kind, path, integer=integer, reason=f"no environment {name}: see bench/contest/setup")
         if not record.exists():
             record.write_text(json.dumps(self._run(python, name, model, path)))
         found = json.loads(record.read_text())
