@@ -1,4 +1,5 @@
-"""Choices by measurement: which precision to take, and which nodes of an int8 engine to keep in float.
+"""Choices by measurement: which target and precision to take, and which nodes of an int8 engine to keep in float.
 
-`race` times engines in turns; `advise` measures every precision that makes sense; `search` finds the float nodes.
+`race` times engines in turns; `auto` builds the winner among targets and precisions; `advise` measures every precision
+of one target; `search` finds the float nodes.
 """

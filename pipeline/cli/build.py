@@ -68,8 +68,8 @@ def command(
     Runs every stage whose inputs changed, asks every gate, and delivers `OUTPUT/<model>/<target>-<precision>/`. A
     refused build exits with 1 and leaves its report there instead. RECIPE is a built-in name or a recipe file.
     """
-    from enginery.pipeline.auto import AUTO, build_auto
     from enginery.pipeline.build import build
+    from enginery.pipeline.choice.auto import AUTO, build_auto
     from enginery.pipeline.recipe.file import load_recipe
 
     loaded = load_recipe(recipe)

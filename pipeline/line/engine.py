@@ -13,7 +13,8 @@ from enginery.errors import EngineError
 from enginery.pipeline.comparison.reference import spec_to_json
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json
-from enginery.pipeline.line.graph import FLOAT_MODES, MODEL, GraphStages
+from enginery.pipeline.line.graph import MODEL
+from enginery.pipeline.line.precision import FLOAT_MODES, PrecisionStages
 from enginery.pipeline.line.wiring import LITERAL
 from enginery.pipeline.machine import processor
 from enginery.pipeline.recipe import Mode, Precision
@@ -35,7 +36,7 @@ RUNTIMES: Final[Mapping[str, tuple[str, ...]]] = {
 """The distributions behind each engine's module, for the keys of what they build."""
 
 
-class Line(GraphStages):
+class Line(PrecisionStages):
     """The line of stages for one recipe: each wired to what it reads, and obtained from the store.
 
     Every stage's method returns its stored result, building it and what it depends on first. Nothing heavy is imported

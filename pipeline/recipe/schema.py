@@ -156,7 +156,7 @@ class Mode(StrEnum):
     INT8_WEIGHT = "int8-weight"
     INT4_WEIGHT = "int4-weight"
     AUTO = "auto"
-    """Decided by measurement before anything is built; see `enginery.pipeline.auto`."""
+    """Decided by measurement before anything is built; see `enginery.pipeline.choice.auto`."""
 
 
 class Override(Part):

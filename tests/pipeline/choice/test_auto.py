@@ -13,9 +13,9 @@ from tiny_recipes import Recorder, write_recipe
 
 from enginery.engines import targets
 from enginery.errors import GateRefusedError, UsageError
-from enginery.pipeline.auto import build_auto
 from enginery.pipeline.build import BuildResult
 from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.choice.auto import build_auto
 from enginery.pipeline.choice.contest import Contest, Trial, judged, rank, tune
 from enginery.pipeline.cli.main import cli
 from enginery.pipeline.events import Events
