@@ -64,6 +64,15 @@ def values(constant: gs.Constant) -> npt.NDArray[Any]:
     return peek(constant)
 
 
+def constant_at(node: gs.Node, index: int) -> gs.Constant:
+    """One input of a node, which the caller knows to be a constant."""
+    from enginery.passes.graph.weights import is_known
+
+    tensor = node.inputs[index]
+    assert is_known(tensor), f"input {index} of {node.name} is computed"
+    return tensor
+
+
 def replace_constant(node: gs.Node, index: int, array: npt.NDArray[Any], suffix: str) -> None:
     """Give one input of one node a constant of its own, whoever else uses the old one."""
     import onnx_graphsurgeon as gs

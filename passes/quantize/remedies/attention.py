@@ -10,10 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.passes.base import PassResult, Refusal
+from enginery.passes.graph.weights import is_known
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.plan import make_plan
 from enginery.passes.quantize.products import product_inputs
-from enginery.passes.quantize.weights import has_constant_weight, input_axis, output_axis, replace_constant, values
+from enginery.passes.quantize.weights import (
+    constant_at,
+    has_constant_weight,
+    input_axis,
+    output_axis,
+    replace_constant,
+    values,
+)
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -86,18 +94,18 @@ class _Linear:
         return self.bias.outputs[0].name
 
     def shift(self, offsets: Floats) -> None:
-        _put(self.bias, self.index, values(_constant(self.bias, self.index)) + offsets)
+        _put(self.bias, self.index, values(constant_at(self.bias, self.index)) + offsets)
 
     def scale(self, factors: Floats) -> None:
         """Multiply each output channel."""
-        _put(self.bias, self.index, values(_constant(self.bias, self.index)) * factors)
+        _put(self.bias, self.index, values(constant_at(self.bias, self.index)) * factors)
         shape = [1, 1]
         shape[output_axis(self.product)] = -1
-        _put(self.product, 1, values(_constant(self.product, 1)) * factors.reshape(shape))
+        _put(self.product, 1, values(constant_at(self.product, 1)) * factors.reshape(shape))
 
     def answer(self, row: Floats) -> Floats:
         """What the layer's product makes of one row, without the bias."""
-        weight = values(_constant(self.product, 1))
+        weight = values(constant_at(self.product, 1))
         return row @ (weight if input_axis(self.product) == 0 else weight.T)
 
 
@@ -137,16 +145,16 @@ class _Attention:
         back = value / value.max()
         if self.factor is not None:
             index = _constant_index(self.factor)
-            _put(self.factor, index, values(_constant(self.factor, index)) * back)
+            _put(self.factor, index, values(constant_at(self.factor, index)) * back)
             return
         shape = [1, 1]
         shape[input_axis(self.reader.product)] = -1
-        _put(self.reader.product, 1, values(_constant(self.reader.product, 1)) * back.reshape(shape))
+        _put(self.reader.product, 1, values(constant_at(self.reader.product, 1)) * back.reshape(shape))
         self._restate(context, lambda statistics: statistics.scaled(1 / back))
 
     def _factors(self) -> Floats:
         assert self.factor is not None
-        return values(_constant(self.factor, _constant_index(self.factor))).reshape(-1)
+        return values(constant_at(self.factor, _constant_index(self.factor))).reshape(-1)
 
     def _restate(self, context: QuantizeContext, change: Any) -> None:
         name = self.reader.product.inputs[0].name
@@ -170,7 +178,7 @@ def _attention(graph: gs.Graph, second: gs.Node, integer: set[int]) -> _Attentio
     if query is None or key is None or value is None:
         missing = ("query", "key", "value")[layers.index(None)]
         return Refusal(second.name, f"no linear layer with a bias makes its {missing}")
-    sizes = {len(values(_constant(each.bias, each.index))) for each in (query, key, value)}
+    sizes = {len(values(constant_at(each.bias, each.index))) for each in (query, key, value)}
     if len(sizes) != 1:
         return Refusal(second.name, "query, key and value have different numbers of channels")
     return _Attention(query, key, value, factor, reader)
@@ -194,7 +202,7 @@ def _scores_before(softmax: gs.Node) -> gs.Node | None:
             return node
         if node.op not in ("Add", "Mul", "Div"):
             return None
-        if node.op != "Add" and not (_is_constant(node.inputs[1]) and np.prod(node.inputs[1].shape) == 1):
+        if node.op != "Add" and not (is_known(node.inputs[1]) and np.prod(node.inputs[1].shape) == 1):
             return None
         ways = [part for part in node.inputs if part.inputs and part.inputs[0].op in ("MatMul", "Mul", "Div", "Add")]
         if not ways:
@@ -211,13 +219,19 @@ def _linear_behind(tensor: gs.Tensor) -> _Linear | None:
 def _linear(node: gs.Node) -> _Linear | None:
     """The linear layer that ends in `node`."""
     if node.op == "Gemm":
-        whole = has_constant_weight(node) and len(node.inputs) > 2 and _is_vector(node.inputs[2])
+        whole = (
+            has_constant_weight(node)
+            and is_known(node.inputs[1])
+            and len(node.inputs) > 2
+            and _is_vector(node.inputs[2])
+        )
         return _Linear(node, node, 2) if whole else None
     for index in (0, 1) if node.op == "Add" else ():
         other = node.inputs[1 - index]
         if _is_vector(node.inputs[index]) and other.inputs and len(other.outputs) == 1:
             product = other.inputs[0]
-            return _Linear(product, node, index) if product.op == "MatMul" and has_constant_weight(product) else None
+            constant = product.op == "MatMul" and has_constant_weight(product) and is_known(product.inputs[1])
+            return _Linear(product, node, index) if constant else None
     return None
 
 
@@ -259,22 +273,12 @@ def _reach(absmax: Floats) -> Floats:
 
 
 def _put(node: gs.Node, index: int, array: Floats) -> None:
-    replace_constant(node, index, array.astype(_constant(node, index).dtype), "evened")
-
-
-def _constant(node: gs.Node, index: int) -> Any:
-    return node.inputs[index]
+    replace_constant(node, index, array.astype(constant_at(node, index).dtype), "evened")
 
 
 def _constant_index(node: gs.Node) -> int:
-    return next(index for index, part in enumerate(node.inputs) if _is_constant(part))
-
-
-def _is_constant(tensor: gs.Tensor) -> bool:
-    import onnx_graphsurgeon as gs
-
-    return isinstance(tensor, gs.Constant)
+    return next(index for index, part in enumerate(node.inputs) if is_known(part))
 
 
 def _is_vector(tensor: gs.Tensor) -> bool:
-    return _is_constant(tensor) and len(tensor.shape or ()) == 1
+    return is_known(tensor) and len(tensor.shape or ()) == 1

@@ -16,9 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from enginery.passes.graph.weights import is_known
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.remedies.scaling import Scaled, Scaling, search
-from enginery.passes.quantize.weights import has_constant_weight, input_axis, output_axis, replace_constant, values
+from enginery.passes.quantize.weights import (
+    constant_at,
+    has_constant_weight,
+    input_axis,
+    output_axis,
+    replace_constant,
+    values,
+)
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -56,14 +64,16 @@ def maker_of(graph: gs.Graph, users: Sequence[gs.Node]) -> Maker | None:
         tensor = tensor.inputs[0].inputs[0]
     bias = tensor.inputs[0] if tensor.inputs and tensor.inputs[0].op == "Add" else None
     if bias is not None:
-        data = [index for index, part in enumerate(bias.inputs) if not _is_constant(part)]
+        data = [index for index, part in enumerate(bias.inputs) if not is_known(part)]
         if len(data) != 1 or list(bias.inputs[1 - data[0]].shape[-1:]) != list(tensor.shape or ())[-1:]:
             return None
         tensor = bias.inputs[data[0]]
     linear = tensor.inputs[0] if tensor.inputs else None
     if linear is None or linear.op not in ("MatMul", "Gemm") or not has_constant_weight(linear):
         return None
-    if linear.op == "Gemm" and len(linear.inputs) > 2 and not _is_constant(linear.inputs[2]):
+    if not is_known(linear.inputs[1]):
+        return None
+    if linear.op == "Gemm" and len(linear.inputs) > 2 and not is_known(linear.inputs[2]):
         return None
     maker = Maker(linear, bias, tuple(functions))
     shown = {id(output) for output in graph.outputs}
@@ -116,20 +126,19 @@ def _edit(
     shapes = [tensor.shape for tensor in maker.tensors]
 
     def put(node: gs.Node, at: int, array: npt.NDArray[Any]) -> None:
-        constant: Any = node.inputs[at]
-        replace_constant(node, at, array.astype(constant.dtype), "copied")
+        replace_constant(node, at, array.astype(constant_at(node, at).dtype), "copied")
 
-    put(maker.linear, 1, values(_constant(maker.linear, 1)).take(index, axis=output_axis(maker.linear)))
+    put(maker.linear, 1, values(constant_at(maker.linear, 1)).take(index, axis=output_axis(maker.linear)))
     biased = maker.linear if maker.linear.op == "Gemm" and len(maker.linear.inputs) > 2 else maker.bias
     if biased is not None:
-        at = 2 if biased is maker.linear else next(i for i, part in enumerate(biased.inputs) if _is_constant(part))
-        array = values(_constant(biased, at))
+        at = 2 if biased is maker.linear else next(i for i, part in enumerate(biased.inputs) if is_known(part))
+        array = values(constant_at(biased, at))
         put(biased, at, array.take(index, axis=-1) if array.shape[-1] == len(times) else array)
     for user in users:
         axis = input_axis(user)
         shape = [1, 1]
         shape[axis] = -1
-        put(user, 1, values(_constant(user, 1)).take(index, axis=axis) / times[index].reshape(shape))
+        put(user, 1, values(constant_at(user, 1)).take(index, axis=axis) / times[index].reshape(shape))
     for tensor, shape in zip(maker.tensors, shapes, strict=True):
         tensor.shape = [*shape[:-1], len(index)] if shape else shape
 
@@ -141,13 +150,3 @@ def _edit(
             tensor.shape = shape
 
     return undo
-
-
-def _constant(node: gs.Node, index: int) -> Any:
-    return node.inputs[index]
-
-
-def _is_constant(tensor: gs.Tensor) -> bool:
-    import onnx_graphsurgeon as gs
-
-    return isinstance(tensor, gs.Constant)
