@@ -55,9 +55,9 @@ def command(
 
 
 def _choose(target: str | None, precision: str | None, percent: float | None, *, as_json: bool, **options: Any) -> None:
+    from enginery.pipeline.choice.advice_text import advice_lines, found_lines
     from enginery.pipeline.choice.advise import advise
     from enginery.pipeline.choice.search import search
-    from enginery.pipeline.report.precision_advice import advice_lines, found_lines
 
     if precision not in (None, "int8"):
         raise UsageError(f"--precision {precision} leaves nothing to choose; leave it out.")

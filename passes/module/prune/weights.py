@@ -91,10 +91,10 @@ class PruneWeights(Training):
         masks.write(layers, masks.by_ratio(scored, self.ratio * part, pooled=self.scope == "global"))
 
     def _gradually(self, module: torch.nn.Module, layers: Layers, context: ModuleContext) -> dict[str, Any]:
-        from enginery.passes.module.distil.loss import taught_loss
         from enginery.passes.module.training.checkpoint import fingerprint
         from enginery.passes.module.training.loop import train
         from enginery.passes.module.training.losses import task_loss
+        from enginery.passes.module.training.teaching import taught_loss
 
         done = 0
 

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 from tiny_recipes import Recorder, write_recipe
 
+from enginery.pipeline.choice.advice_text import advice_lines
 from enginery.pipeline.choice.advise import Row, advise, choose
 from enginery.pipeline.cli.main import cli
 from enginery.pipeline.line import Line
 from enginery.pipeline.recipe import Mode, Precision
 from enginery.pipeline.recipe.file import load_recipe
-from enginery.pipeline.report.precision_advice import advice_lines
 from enginery.pipeline.store import Store
 
 TOP1 = {"name": "top1", "max_drop": 0.05}

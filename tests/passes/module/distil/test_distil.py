@@ -6,8 +6,8 @@ from torch import nn
 from enginery.errors import PassError
 from enginery.passes.module.distil.distil import Distil
 from enginery.passes.module.distil.drop_layers import DropLayers
-from enginery.passes.module.distil.loss import soft_loss
 from enginery.passes.module.recover import Recover
+from enginery.passes.module.training.teaching import soft_loss
 
 FAST = {"epochs": 6, "lr": 0.01}
 
