@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from enginery.errors import PassError
 from enginery.passes.base import Arrays, Feeds
+from enginery.passes.difference import measure
 
 MOST_NODES: Final = 1000
 MOST_BYTES: Final = 32 << 20
@@ -31,8 +32,6 @@ def second_opinion(before: Path, after: Path, feeds: Feeds, expected: Arrays, to
     Raises:
         PassError: the evaluator agrees with the runtime on the model before, and not on the model after.
     """
-    from enginery.passes.proof import measure
-
     for path in (before, after):
         if reason := _not_asked(path):
             return f"not asked: {reason}"

@@ -20,7 +20,8 @@ from enginery.passes.spec import format_pass
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from enginery.passes.proof import Difference, Proof
+    from enginery.passes.difference import Difference
+    from enginery.passes.proof import Proof
 
 Prove = Literal["off", "end", "each"]
 

@@ -16,9 +16,9 @@ import onnx_graphsurgeon as gs
 
 from enginery.engines.onnxruntime import open_model
 from enginery.passes.base import PassResult
+from enginery.passes.difference import measure
 from enginery.passes.graph.ir import export_model, import_model, load_graph, save_graph
 from enginery.passes.graph.shapes import infer_shapes
-from enginery.passes.proof import measure
 from enginery.passes.sequence import check
 
 SIZES = (1, 2, 5)

@@ -14,7 +14,7 @@ from enginery.passes.graph.conformance.base import Finding
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-    from enginery.passes.proof import Difference
+    from enginery.passes.difference import Difference
 
 TARGETS: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt")
 """Targets that have a table."""
@@ -102,10 +102,10 @@ def fix_model(
         InvalidModelError: the file is no valid ONNX model.
         PassError: the fixed model lost an output, or changed its shape or type.
     """
+    from enginery.passes.difference import measure
     from enginery.passes.graph.conformance.tensorrt import ConformTensorRT
     from enginery.passes.graph.ir import save_graph
     from enginery.passes.graph.shapes import infer_shapes
-    from enginery.passes.proof import measure
     from enginery.passes.sequence import check
 
     _check_target(target)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from enginery.errors import PassError
-from enginery.passes.proof import ROUNDING, Difference, measure
+from enginery.passes.difference import ROUNDING, Difference, measure
 
 
 def floats(*values):
