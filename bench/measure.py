@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from enginery.pipeline.stages.benchmark import let_threads_rest
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -70,8 +72,7 @@ def interleaved(
     With `clock=time.process_time` and one thread the result is processor time, which hardly depends on who else is
     using the machine; with several threads it would count those that only wait.
 
-    Before each timed call the same candidate runs once untimed: the idle threads of a runtime spin for a while after
-    its call, and would take the cores from whoever is timed next. `clock` may be the process's CPU time.
+    Each turn begins when the threads of the candidate before it rest, and with a call that is not timed.
     """
     names = list(candidates)
     for name in names:
@@ -81,6 +82,7 @@ def interleaved(
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
+            let_threads_rest()
             candidates[name]()
             begin = clock()
             candidates[name]()

@@ -1,7 +1,8 @@
 """Benchmark: an engine against the float engine of the same target, in turns.
 
-Runs alternate in random order, so that whatever else the machine does hits both. Each pair gives one ratio; the result
-is the median ratio with a bootstrap confidence interval (percentile method, Efron 1979).
+Runs alternate in random order, so that whatever else the machine does hits both, and each begins when the threads of
+the one before it rest. Each pair gives one ratio; the result is the median ratio with a bootstrap confidence interval
+(percentile method, Efron 1979).
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 2000
 BLOCK_SECONDS: Final = 0.004
 """One measurement repeats the run until it takes about this long: a clock is too coarse for microseconds."""
+
+LOOK_SECONDS: Final = 0.01
+"""How long the process is watched for idleness: systems count the time of other threads by ticks of up to 4 ms."""
+
+IDLE: Final = 0.25
+"""The share of a core below which a process counts as idle; a terminal's progress display takes less."""
+
+REST_SECONDS: Final = 0.5
+"""Waiting ends here in a process whose threads never rest."""
 
 MIN_PAIRS: Final = 12
 MAX_PAIRS: Final = 200
@@ -58,7 +68,7 @@ def benchmark(
         candidate: the engine.
         baseline: the float engine of the same target; None when the candidate is that engine.
         original: the original in its own framework; None where it has none. It runs in turns with the candidate after
-            the baseline did, so that its idle threads disturb no gate.
+            the baseline did, so that its threads disturb no gate.
         feeds: inputs at the optimal shape.
         case: what the feeds are, for the report.
         budget: seconds to measure for; at least `MIN_PAIRS` pairs are run all the same.
@@ -111,10 +121,26 @@ def take_turns(
     while len(rounds) < MAX_PAIRS and (len(rounds) < MIN_PAIRS or time.perf_counter() - begin < budget):
         taken = [0.0] * len(sessions)
         for index in generator.permutation(len(sessions)):
+            if len(sessions) > 1:
+                let_threads_rest()
             taken[index] = _block(sessions[index], feeds, repeats[index])
         rounds.append(taken)
         progress(len(rounds), None)
     return np.array(rounds)
+
+
+def let_threads_rest() -> None:
+    """Wait until the threads of whatever ran before no longer take a core from what runs next.
+
+    An engine's idle threads spin for a while after each run (ONNX Runtime's for about 40 ms), so that the next run
+    finds them awake. Another engine in the same process finds one core fewer: a short run takes up to twice its time.
+    """
+    end = time.perf_counter() + REST_SECONDS
+    while time.perf_counter() < end:
+        used, begin = time.process_time(), time.perf_counter()
+        time.sleep(LOOK_SECONDS)
+        if time.process_time() - used < IDLE * (time.perf_counter() - begin):
+            return
 
 
 def _repeats(session: Session, feeds: Feeds) -> int:
@@ -127,7 +153,7 @@ def _repeats(session: Session, feeds: Feeds) -> int:
 
 
 def _block(session: Session, feeds: Feeds, repeats: int) -> float:
-    """Seconds per run. One run is thrown away: it fills the caches and outlasts the other engine's idle threads."""
+    """Seconds per run. One run is thrown away: it fills the caches and wakes the engine's own threads."""
     session.run(feeds)
     begin = time.perf_counter()
     for _ in range(repeats):
