@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from enginery.pipeline.stages.benchmark import let_threads_rest
+from enginery.pipeline.stages.benchmark import BLOCK_SECONDS, let_threads_rest
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,16 @@ def interleaved(
     With `clock=time.process_time` and one thread the result is processor time, which hardly depends on who else is
     using the machine; with several threads it would count those that only wait.
 
-    Each turn begins when the threads of the candidate before it rest, and with a call that is not timed.
+    Each turn begins when the threads of the candidate before it rest, and with a call that is not timed; then calls are
+    timed together until they take about `BLOCK_SECONDS`.
     """
     names = list(candidates)
+    repeats: dict[str, int] = {}
     for name in names:
         for _ in range(warmup):
+            begin = clock()
             candidates[name]()
+            repeats[name] = max(1, round(BLOCK_SECONDS / max(clock() - begin, 1e-6)))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         shift = turn % len(names)
@@ -85,8 +89,9 @@ def interleaved(
             let_threads_rest()
             candidates[name]()
             begin = clock()
-            candidates[name]()
-            seconds[name].append(clock() - begin)
+            for _ in range(repeats[name]):
+                candidates[name]()
+            seconds[name].append((clock() - begin) / repeats[name])
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 

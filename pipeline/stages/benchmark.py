@@ -22,8 +22,8 @@ from enginery.pipeline.files import pretty_json
 FILE: Final = "measured.json"
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 2000
-BLOCK_SECONDS: Final = 0.004
-"""One measurement repeats the run until it takes about this long: a clock is too coarse for microseconds."""
+BLOCK_SECONDS: Final = 0.02
+"""One measurement repeats the run until it takes about this long: the first runs after a rest are slower."""
 
 LOOK_SECONDS: Final = 0.01
 """How long the process is watched for idleness: systems count the time of other threads by ticks of up to 4 ms."""
