@@ -55,6 +55,16 @@ class Histogram:
         counts[other.bins] += other.counts
         return Histogram.of(counts)
 
+    def rectified(self) -> Histogram:
+        """That of the same values with zero in place of the negative ones, as Relu gives them."""
+        if not self:
+            return self
+        negative = self.bins >= BINS // 2
+        counts = np.zeros(BINS, np.int64)
+        counts[self.bins[~negative]] = self.counts[~negative]
+        counts[0] += self.counts[negative].sum()
+        return Histogram.of(counts)
+
 
 def count_values(values: npt.NDArray[Any]) -> Counts:
     """Counts by bin, int64 [65536], of float values of any shape (converted to float32)."""

@@ -15,6 +15,7 @@ import numpy as np
 from enginery.errors import EngineError
 from enginery.passes.base import Feeds, OpenModel, RunModel
 from enginery.passes.calibration.batches import BatchCheck, Batches
+from enginery.passes.calibration.derived import Derived, derived_histograms
 from enginery.passes.calibration.digest import batch_digest, graph_digest
 from enginery.passes.calibration.exposed import (
     dimension_names,
@@ -23,6 +24,7 @@ from enginery.passes.calibration.exposed import (
     shapes_for,
     with_shapes,
 )
+from enginery.passes.calibration.histogram import Histogram
 from enginery.passes.calibration.masks import Mask, mask_dimensions, valid_positions
 from enginery.passes.calibration.tensor_statistics import TensorStatistics, channel_axis, observe
 
@@ -112,6 +114,7 @@ class Sweep:
         self._histograms = histograms
         self._bound: dict[str, tuple[int, ...]] = {}
         self._session: RunModel | None = None
+        self._derived: Mapping[str, Derived] = {}
         self._sweeps = 1
 
     def run(
@@ -147,19 +150,32 @@ class Sweep:
                     progress(before + index + 1, None if total is None else before + total * self._sweeps)
 
     def _merged(self, feeds: Feeds, pool: Executor) -> dict[str, TensorStatistics]:
-        if self._session is None:
-            self._session = self._calibrated.expose(self._folder / "tensors.onnx", self._tensors)
-        outputs = self._session(feeds)
+        outputs = self._open()(feeds)
+        histograms: dict[str, Histogram] = {}
 
         def merged(name: str) -> TensorStatistics | None:
             # Popped, so that each array is freed as soon as it was observed.
-            array = outputs.pop(name)
-            mask = self._calibrated.mask(name, array.ndim, feeds)
-            part, before = observe(array, mask=mask, histograms=self._histograms), self.seen.tensors.get(name)
-            return before if part is None else part if before is None else before.merge(part)
+            array, before = outputs.pop(name), self.seen.tensors.get(name)
+            derived, mask = self._derived.get(name), self._calibrated.mask(name, array.ndim, feeds)
+            known = derived.of(histograms[derived.source]) if derived is not None and array.size else None
+            part = observe(array, mask=mask, histograms=self._histograms, known=known)
+            if part is None:
+                return before
+            histograms[name] = part.histogram
+            return part if before is None else before.merge(part)
 
-        found = zip(self._tensors, pool.map(merged, self._tensors), strict=True)
-        return {name: tensor for name, tensor in found if tensor is not None}
+        found: dict[str, TensorStatistics | None] = {}
+        for names in ([name for name in self._tensors if name not in self._derived], self._derived):
+            found |= zip(names, pool.map(merged, names), strict=True)
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def _open(self) -> RunModel:
+        """The session that gives out what is observed, opened anew after some tensors were put off."""
+        if self._session is None:
+            self._session = self._calibrated.expose(self._folder / "tensors.onnx", self._tensors)
+            if self._histograms and not self._calibrated.masks:  # A mask may apply to one shape and not to the other.
+                self._derived = derived_histograms(self._calibrated.graph, frozenset(self._tensors))
+        return self._session
 
     def _fit(self, feeds: Feeds) -> None:
         """Put tensors off until the rest fits the budget; measured anew for a batch larger than any before."""

@@ -134,7 +134,11 @@ def channel_axis(rank: int) -> int:
 
 
 def observe(
-    array: npt.NDArray[Any], *, mask: npt.NDArray[np.bool_] | None = None, histograms: bool = True
+    array: npt.NDArray[Any],
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    histograms: bool = True,
+    known: Histogram | None = None,
 ) -> TensorStatistics | None:
     """The statistics of one batch of one tensor, or None when it holds no valid value.
 
@@ -142,12 +146,13 @@ def observe(
         array: Float values of any rank.
         mask: Valid positions, broadcastable to the array without its channel axis; None means all.
         histograms: False records ranges only, which is all that `minmax` and `moving-average` read.
+        known: The histogram of the values, where another tensor's tells it; it is counted otherwise.
     """
     axis = channel_axis(array.ndim)
     rows = _rows(array.astype(np.float32, copy=False), axis, mask)
     if rows.size == 0:
         return None
-    found = _Figures(rows.shape[1], histograms=histograms)
+    found = _Figures(rows.shape[1], counted=histograms and known is None, energy=histograms)
     for block, samples, channels in _blocks(rows):
         found.add(block, samples, channels)
     low, high = float(found.low.min()), float(found.high.max())
@@ -162,7 +167,7 @@ def observe(
         channel_low=found.low,
         channel_high=found.high,
         channel_sum=found.sum,
-        histogram=Histogram.of(found.histogram),
+        histogram=Histogram.of(found.histogram) if known is None else known,
         energy=found.energy(rows) if histograms else Histogram.none(),
         finite=bool(np.isfinite(low) and np.isfinite(high)),
         masked=mask is not None,
@@ -172,11 +177,12 @@ def observe(
 class _Figures:
     """Figures by channel and a histogram, added up block by block: each block is read once, while caches hold it."""
 
-    def __init__(self, channels: int, *, histograms: bool) -> None:
+    def __init__(self, channels: int, *, counted: bool, energy: bool) -> None:
         self.low = np.full(channels, np.inf)
         self.high = np.full(channels, -np.inf)
         self.sum = np.zeros(channels)
-        self.histogram = np.zeros(BINS if histograms else 0, np.int64)
+        self.histogram = np.zeros(BINS if counted else 0, np.int64)
+        self._energy = energy
         self._squares: list[npt.NDArray[np.float32]] = []
         self._sample = -1
 
@@ -190,6 +196,7 @@ class _Figures:
         self.sum[channels] += _channel_sums(block)
         if self.histogram.size:
             self.histogram += count_values(block)
+        if self._energy:
             flattened = block.reshape(len(block), -1)
             squares = np.einsum("ij,ij->i", flattened, flattened)
             if samples.start == self._sample:

@@ -40,6 +40,26 @@ def test_every_input_and_output_of_compute_nodes_is_observed(conv: Path) -> None
     assert {"image", "stem", "stem.act", "pool", "sum", "both", "mean", "flat", "logits"} <= set(found)
 
 
+def test_a_histogram_that_follows_from_another_equals_the_counted_one(conv: Path, tmp_path: Path) -> None:
+    from enginery.engines.onnxruntime import open_model
+    from enginery.passes.calibration import collect
+    from enginery.passes.calibration.derived import Derived, derived_histograms
+    from enginery.passes.calibration.sweep import Calibrated
+    from enginery.passes.calibration.tensor_statistics import observe
+
+    batch = next(images()())
+    together = collect(conv, lambda: [batch], open_model=open_model).tensors
+    derived = derived_histograms(onnx.load(conv), frozenset(together))
+    assert derived["point.act"] == Derived("point", rectified=True)
+    assert derived["flat"] == Derived("mean", rectified=False)
+    values = Calibrated.open(conv, open_model, ()).expose(tmp_path / "exposed.onnx", tuple(together))(batch)
+    for name in derived:
+        counted = observe(values[name])
+        assert counted is not None
+        assert together[name].histogram == counted.histogram
+        assert together[name].energy == counted.energy
+
+
 def test_shapes_may_vary_between_batches(mlp: Path) -> None:
     found = calibrate(mlp, sequences()).tensors["a.gelu"]
     assert found.batches == 6
