@@ -76,6 +76,8 @@ def open_model(model: Path, *, optimize: bool = False, threads: int | None = Non
     session_options = options.session_options(ort)
     # A pattern of the first run's memory is one block that the second run allocates beside what the first left.
     session_options.enable_mem_pattern = False
+    # Idle threads that spin between two runs would take a core from what the pass does there.
+    session_options.add_session_config_entry("session.force_spinning_stop", "1")
     return RunModel(_open(ort, model, session_options, [CPU]))
 
 

@@ -32,8 +32,9 @@ Progress = Callable[[int, int | None], None]
 Count = Callable[[], int | None]
 """How many batches there are, asked after each: some data knows only once it was opened."""
 
-OBSERVING = 4
-"""Threads that observe tensors: numpy lets go of the interpreter's lock in all but the counting of histograms."""
+OBSERVING = 2
+"""Threads that observe tensors: numpy lets go of the interpreter's lock in all but the counting of histograms. More of
+them wait for it longer than they work."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from enginery.passes.calibration.histogram import BINS, Histogram, count_values
 Vector = npt.NDArray[np.float64]
 Block = npt.NDArray[np.float32]
 
-BLOCK = 1 << 18
-"""Values that are observed at once: 1 MiB, which a core's caches hold."""
+BLOCK = 1 << 20
+"""Values that are observed at once: 4 MiB. Smaller blocks, which a core's own cache holds, cost more in calls."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,8 @@ class _Figures:
 
     def add(self, block: Block, samples: slice, channels: slice) -> None:
         """Add `block`, float32 [samples, channels, positions]."""
-        # Positions are contiguous, so they are reduced first; a row of channels has none to reduce.
-        flat = block.shape[2] == 1
-        low, high = (block[:, :, 0], block[:, :, 0]) if flat else (block.min(axis=2), block.max(axis=2))
-        self.low[channels] = np.minimum(self.low[channels], low.min(axis=0))
-        self.high[channels] = np.maximum(self.high[channels], high.max(axis=0))
+        self.low[channels] = np.minimum(self.low[channels], _by_channel(np.minimum, block))
+        self.high[channels] = np.maximum(self.high[channels], _by_channel(np.maximum, block))
         self.sum[channels] += _channel_sums(block)
         if self.histogram.size:
             self.histogram += count_values(block)
@@ -211,10 +208,20 @@ class _Figures:
         return Histogram.of(count_values(means))
 
 
+def _by_channel(extreme: np.ufunc, block: Block) -> Vector:
+    """The extreme of each channel. Positions are contiguous and go first; a row of channels has none to reduce."""
+    count, channels, positions = block.shape
+    if positions > 1:
+        # Twice as fast as a reduction along an axis where a channel has few positions.
+        starts = np.arange(0, block.size, positions)
+        return extreme.reduce(extreme.reduceat(block.reshape(-1), starts).reshape(count, channels), axis=0)
+    return extreme.reduce(block[:, :, 0], axis=0)
+
+
 def _channel_sums(block: Block) -> Vector:
-    """In float32, pairwise, which is twice as fast; in float64 where that overflows, as on the bias of a mask."""
+    """In float32, which is faster; in float64 where that overflows, as on the bias of a mask."""
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = (block[:, :, 0] if block.shape[2] == 1 else block.sum(axis=2)).sum(axis=0)
+        sums = (block[:, :, 0] if block.shape[2] == 1 else np.einsum("ijk->ij", block)).sum(axis=0)
     return (sums if np.isfinite(sums).all() else block.sum(axis=(0, 2), dtype=np.float64)).astype(np.float64)
 
 
