@@ -19,11 +19,10 @@ from enginery.engines.kernels import kernel_facts
 from enginery.engines.onnx_file.check import check_model
 from enginery.engines.onnx_file.copy import copy_model
 from enginery.engines.tensorrt import plan, trust
-from enginery.engines.tensorrt.builder import Request
 from enginery.engines.tensorrt.layers import read_layers
 from enginery.engines.tensorrt.log import BuildLog
-from enginery.engines.tensorrt.options import BuildOptions, refuse_unsupported
-from enginery.engines.tensorrt.process import build_plan
+from enginery.engines.tensorrt.options import BuildOptions, refuse_unsupported, settings_of
+from enginery.engines.tensorrt.process import PlanBuilder, Request
 from enginery.errors import EngineError
 
 ENTRY: Final = "engine.plan"
@@ -68,16 +67,23 @@ class _TensorRT(Engine):
     def build(self, model: Path, folder: Path, spec: BuildSpec) -> Artifact:
         if reason := self.cannot_build():
             raise EngineError(f"{self.target} cannot build here: {reason}")
-        version: str = import_module(self.module).__version__
+        trt = import_module(self.module)
+        version: str = trt.__version__
         options = BuildOptions.parse(spec.options, self.target)
         refuse_unsupported(options, rtx=self.rtx, target=self.target, version=version)
-        check_model(model)
-        log = BuildLog()
         path = folder / ENTRY
-        try:
-            self._serialize(model, path, spec, options, log, version)
-        finally:
-            log.write(folder / LOG)
+        request = Request(
+            model=model.name,
+            inputs={tensor.name: len(tensor.shape) for tensor in spec.inputs},
+            outputs={tensor.name: len(tensor.shape) for tensor in spec.outputs},
+            shapes=[_profile(spec.inputs, ranges) for ranges in options.ranges(spec.dims)] if spec.dims else [],
+            settings=settings_of(trt, options, self.target),
+            timing_cache=self._timing_cache(spec, options, version),
+        )
+        with PlanBuilder(self.module, model.parent, path, device=self._device(options)) as builder:
+            # The process imports TensorRT meanwhile; a model that is refused here never gets there.
+            check_model(model)
+            log = self._serialize(builder, request, folder / LOG, version)
         if options.strip_plan:
             (folder / WEIGHTS).parent.mkdir()
             copy_model(model, folder / WEIGHTS)
@@ -116,7 +122,7 @@ class _TensorRT(Engine):
         options = BuildOptions.parse(recorded, self.target)
         found = devices()
         if options.device >= len(found):
-            raise EngineError(f"GPU {options.device} was asked for with `device`; this machine has {len(found)}.")
+            raise EngineError(_absent_device(options.device, len(found)))
         if self.rtx:
             plan.check_header(artifact.path, trt.__version__, found[options.device].capability)
         trust.require(artifact.path)
@@ -135,28 +141,28 @@ class _TensorRT(Engine):
             return None
         return str(timing_cache_file(spec.cache.resolve(), version, found[options.device]))
 
-    def _serialize(
-        self, model: Path, path: Path, spec: BuildSpec, options: BuildOptions, log: BuildLog, version: str
-    ) -> None:
-        request = Request(
-            target=self.target,
-            module=self.module,
-            model=model.name,
-            inputs={tensor.name: len(tensor.shape) for tensor in spec.inputs},
-            outputs={tensor.name: len(tensor.shape) for tensor in spec.outputs},
-            shapes=[_profile(spec.inputs, ranges) for ranges in options.ranges(spec.dims)] if spec.dims else [],
-            options={**options.to_json(), "timing_cache": self._timing_cache(spec, options, version)},
-        )
-        refused = f"{model.name}: {self.target} {version}"
+    def _device(self, options: BuildOptions) -> int:
+        """The GPU to build on, where the plan depends on one."""
+        if self.rtx and "current" not in options.compute_capabilities:
+            return 0
+        found = devices()
+        if options.device and options.device >= len(found):
+            raise EngineError(_absent_device(options.device, len(found)))
+        return options.device
+
+    def _serialize(self, builder: PlanBuilder, request: Request, log_file: Path, version: str) -> BuildLog:
+        refused = f"{request.model}: {self.target} {version}"
         try:
-            answer = build_plan(request, model.parent, path)
+            answer = builder.build(request)
         except EngineError as error:
             raise EngineError(f"{refused}: {error}") from error
-        log.rows.extend(answer.log)
+        log = BuildLog(answer.log)
+        log.write(log_file)
         if answer.error is not None:
             problems = [f"\n  - {problem}" for problem in answer.problems]
             more = [f"\n  - and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
             raise EngineError(f"{refused}: {answer.error}{''.join(problems[:MAX_PROBLEMS] + more)}")
+        return log
 
 
 class TensorRT(_TensorRT):
@@ -183,6 +189,11 @@ def timing_cache_file(folder: Path, version: str, device: Device) -> Path:
     """Where timings of a device and a version of TensorRT are kept: those of others are worth nothing."""
     name = re.sub(r"[^a-z0-9.]+", "-", f"{version} {device.name} {device.capability}".lower())
     return folder / f"tensorrt-{name}.timing"
+
+
+def _absent_device(device: int, present: int) -> str:
+    reason = no_gpu_reason() or f"the driver shows {present}"
+    return f"GPU {device} was asked for with `device`, counted from 0; {reason}."
 
 
 def _profile(inputs: tuple[TensorSpec, ...], ranges: Mapping[str, DimRange]) -> dict[str, list[list[int]]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from enginery.engines.kernels import Kernel, Kind
-from enginery.engines.tensorrt.log import LAYERS
+from enginery.engines.tensorrt.builder import LAYERS
 
 _LINE: Final = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: (?P<rest>.*)$")
 _TYPE: Final = re.compile(r"Datatype: (\w+)")

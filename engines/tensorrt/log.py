@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from enginery.engines.tensorrt.builder import recorder
 
 _FIX: Final = "run `enginery lint MODEL.onnx --target tensorrt --fix OUT.onnx`"
 
@@ -23,9 +26,6 @@ REMEDIES: Final = (
     (r"MIN<=OPT<=MAX|[Oo]ptimization profile", "check `dims` and `profiles` of the recipe against the inputs' shapes"),
 )
 """Pattern of a message, and what to do. Every pattern was seen in a real message (the tests provoke them)."""
-
-LAYERS: Final = "Layers:\n"
-"""How the builder's listing of an engine's layers begins."""
 
 _DURATIONS: Final = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)? ?(ms|s|seconds)\b")
 _MACHINE: Final = ("Input filename:", "[MemUsage")
@@ -50,25 +50,12 @@ class BuildLog:
     Of the thousands of verbose messages the listings of layers are kept.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, str]] = []
+    def __init__(self, rows: Iterable[tuple[str, str]] = ()) -> None:
+        self.rows = list(rows)
 
     def logger(self, trt: Any) -> Any:
         """An ILogger of the given module that writes here."""
-        rows = self.rows
-        names = {int(severity): name for name, severity in trt.ILogger.Severity.__members__.items()}
-        verbose = int(trt.ILogger.Severity.VERBOSE)
-
-        class Recorder(trt.ILogger):
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                level = int(severity)
-                if level < verbose or msg.startswith(LAYERS):
-                    rows.append((names[level], msg))
-
-        return Recorder()
+        return recorder(trt, self.rows)
 
     def messages(self, *levels: str) -> list[str]:
         return [message for level, message in self.rows if level in levels]
@@ -89,18 +76,17 @@ class BuildLog:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def parser_problems(parser: Any) -> list[Problem]:
-    """The parser's errors. A parser that fails without one gives an empty list."""
-    result: list[Problem] = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        name, operator = error.node_name(), error.node_operator()
-        node = f"node {name or '#' + str(error.node())!r} ({operator})" if operator else "the model"
-        functions = [str(function) for function in error.local_function_stack()]
-        if functions:
-            node += f" in function {' > '.join(functions)}"
-        result.append(problem(node, error.desc()))
-    return result
+def parser_problems(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
+    """The parser's errors, as `builder.py` hands them on."""
+    return [problem(_node_of(error), error["description"]) for error in errors]
+
+
+def _node_of(error: Mapping[str, Any]) -> str:
+    if not error["operator"]:
+        return "the model"
+    node = f"node {error['name'] or '#' + str(error['node'])!r} ({error['operator']})"
+    functions = " > ".join(error["functions"])
+    return f"{node} in function {functions}" if functions else node
 
 
 def problem(node: str, message: str) -> Problem:

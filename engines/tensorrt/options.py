@@ -16,6 +16,13 @@ Hardware = Literal["none", "ampere+", "same-compute-capability"]
 CAPABILITIES: Final = {
     "7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121", "current": "CURRENT",
 }  # fmt: skip
+_FLAGS: Final = {
+    "sparsity": "SPARSE_WEIGHTS",
+    "weight_streaming": "WEIGHT_STREAMING",
+    "refit": "REFIT",
+    "strip_plan": "STRIP_PLAN",
+    "version_compatible": "VERSION_COMPATIBLE",
+}
 _HARDWARE: Final = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 _VERBOSITY: Final = {"none": "NONE", "layer-names": "LAYER_NAMES_ONLY", "detailed": "DETAILED"}
 
@@ -115,52 +122,55 @@ def refuse_unsupported(options: BuildOptions, *, rtx: bool, target: str, version
         raise EngineError(f"{target} {version} does not support `{names[0]}`: {absent[names[0]]}. Remove it.")
 
 
-def apply_options(trt: Any, config: Any, options: BuildOptions, target: str) -> None:
-    """Set the options on a builder configuration.
+@dataclass(frozen=True)
+class Settings:
+    """What to set on a builder configuration, by TensorRT's own names."""
+
+    flags: dict[str, bool]
+    """Builder flags to set or to clear."""
+    enums: dict[str, tuple[str, str]]
+    """Attributes, each with an enumeration and its member."""
+    numbers: dict[str, int]
+    """Attributes that are numbers."""
+    pools: dict[str, int]
+    """Memory pools, in bytes."""
+    capabilities: list[str]
+
+
+def settings_of(trt: Any, options: BuildOptions, target: str) -> Settings:
+    """The options in the words of the module `trt`.
 
     Raises:
         EngineError: this version of TensorRT has no such option.
     """
-    for name, flag in (
-        ("sparsity", "SPARSE_WEIGHTS"),
-        ("weight_streaming", "WEIGHT_STREAMING"),
-        ("refit", "REFIT"),
-        ("strip_plan", "STRIP_PLAN"),
-        ("version_compatible", "VERSION_COMPATIBLE"),
-    ):
-        if getattr(options, name):
-            config.set_flag(_member(trt, "BuilderFlag", flag, name, target))
     # TensorRT rounds fp32 to TF32 unless told not to, which costs three digits; that is never decided silently here.
-    tf32 = _member(trt, "BuilderFlag", "TF32", "tf32", target)
-    (config.set_flag if options.tf32 else config.clear_flag)(tf32)
-    config.profiling_verbosity = _member(trt, "ProfilingVerbosity", _VERBOSITY[options.verbosity], "verbosity", target)
-    if options.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
+    flags = {_member(trt, "BuilderFlag", "TF32", "tf32", target): options.tf32}
+    for name, flag in _FLAGS.items():
+        if getattr(options, name):
+            flags[_member(trt, "BuilderFlag", flag, name, target)] = True
+    level = _member(trt, "ProfilingVerbosity", _VERBOSITY[options.verbosity], "verbosity", target)
+    enums = {"profiling_verbosity": ("ProfilingVerbosity", level)}
     if options.hardware_compatibility != "none":
-        level = _HARDWARE[options.hardware_compatibility]
-        config.hardware_compatibility_level = _member(
-            trt, "HardwareCompatibilityLevel", level, "hardware_compatibility", target
-        )
-    if options.compute_capabilities:
-        members = [
-            _member(trt, "ComputeCapability", CAPABILITIES[name], "compute_capabilities", target)
-            for name in options.compute_capabilities
-        ]
-        config.num_compute_capabilities = len(members)
-        for index, member in enumerate(members):
-            config.set_compute_capability(member, index)
+        enum, member = "HardwareCompatibilityLevel", _HARDWARE[options.hardware_compatibility]
+        enums["hardware_compatibility_level"] = (enum, _member(trt, enum, member, "hardware_compatibility", target))
+    capabilities = [
+        _member(trt, "ComputeCapability", CAPABILITIES[name], "compute_capabilities", target)
+        for name in options.compute_capabilities
+    ]
+    numbers = {} if options.optimization_level is None else {"builder_optimization_level": options.optimization_level}
+    pools = {} if options.workspace is None else {"WORKSPACE": options.workspace}
+    return Settings(flags, enums, numbers, pools, capabilities)
 
 
-def _member(trt: Any, enum: str, name: str, option: str, target: str) -> Any:
+def _member(trt: Any, enum: str, name: str, option: str, target: str) -> str:
+    """The name, if the module's enumeration has it."""
     members = getattr(getattr(trt, enum, None), "__members__", {})
     if name not in members:
         raise EngineError(
             f"{target} {trt.__version__} does not support `{option}`: it has no {enum}.{name} "
             f"(it has {', '.join(members) or 'none'}). Remove the option, or install a version that has it."
         )
-    return members[name]
+    return name
 
 
 def _profiles(value: Any, target: str) -> tuple[Mapping[str, tuple[int, int, int]], ...]:

@@ -6,22 +6,38 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from enginery.engines.tensorrt.builder import Request
-from enginery.engines.tensorrt.log import Problem
+from enginery.engines.tensorrt import builder
+from enginery.engines.tensorrt.log import BuildLog, Problem, parser_problems
+from enginery.engines.tensorrt.options import Settings
 from enginery.errors import EngineError
 
-BUILDER: Final = (sys.executable, "-P", "-m", "enginery.engines.tensorrt.builder")
+BUILDER: Final = (sys.executable, "-I", "-S", builder.__file__)
+"""Without `site`: it costs as much as the rest of Python's start, and the search path is handed over."""
 
 _ADDR_NO_RANDOMIZE: Final = 0x0040000
 _QUERY: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build. `shapes` gives one mapping a profile, from an input's name to its [min, opt, max] shapes."""
+
+    model: str
+    inputs: dict[str, int]
+    """Names and ranks, to compare with the network's."""
+    outputs: dict[str, int]
+    shapes: list[dict[str, list[list[int]]]]
+    settings: Settings
+    timing_cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,32 +49,60 @@ class Answer:
     problems: tuple[Problem, ...]
 
 
-def build_plan(request: Request, folder: Path, plan: Path) -> Answer:
-    """Build in a process whose current folder is `folder`, the model's, and write the plan to the file `plan`.
+class PlanBuilder:
+    """A process that has begun to import TensorRT, in the model's `folder`, and waits for what to build.
 
-    Raises:
-        EngineError: the process crashed, or the plan was not written whole.
+    It is a context manager: leaving it ends the process. Until `build` is called no model was read.
     """
-    with plan.open("wb") as file, _fixed_addresses():
-        process = subprocess.Popen(
-            [*BUILDER, str(file.fileno())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            pass_fds=[file.fileno()],
-        )
-    with process:
-        out, err = process.communicate(json.dumps(dataclasses.asdict(request)).encode())
-    said = err.decode(errors="replace").strip()
-    if process.returncode != 0:
-        raise EngineError(f"the builder {_ending(process.returncode)}. It said: {said or 'nothing'}")
-    answer = json.loads(out)
-    if answer["error"] is None and plan.stat().st_size != answer["size"]:
-        raise EngineError("the plan was not written whole; is the disk full?")
-    rows = [(level, message) for level, message in answer["log"]]
-    rows += [("STDERR", line) for line in said.splitlines()]
-    return Answer(tuple(rows), answer["error"], tuple(Problem(*problem) for problem in answer["problems"]))
+
+    def __init__(self, module: str, folder: Path, plan: Path, *, device: int = 0) -> None:
+        self._plan = plan
+        path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 (an entry may be empty)
+        with plan.open("wb") as file, _fixed_addresses():
+            self._process = subprocess.Popen(
+                [*BUILDER, module, str(file.fileno()), json.dumps(path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                env=_environment(device),
+                pass_fds=[file.fileno()],
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        with self._process:
+            pass
+
+    def build(self, request: Request) -> Answer:
+        """Build and write the plan.
+
+        Raises:
+            EngineError: the process crashed, or the plan was not written whole.
+        """
+        out, err = self._process.communicate(json.dumps(dataclasses.asdict(request)).encode())
+        said = err.decode(errors="replace").strip()
+        if self._process.returncode != 0:
+            raise EngineError(f"the builder {_ending(self._process.returncode)}. It said: {said or 'nothing'}")
+        answer = json.loads(out)
+        if answer["error"] is None and self._plan.stat().st_size != answer["size"]:
+            raise EngineError("the plan was not written whole; is the disk full?")
+        log = BuildLog([(level, message) for level, message in answer["log"]])
+        problems = parser_problems(answer["parser"]) or (log.problems() if answer["refused"] else [])
+        rows = (*log.rows, *(("STDERR", line) for line in said.splitlines()))
+        return Answer(rows, answer["error"], tuple(problems))
+
+
+def _environment(device: int) -> dict[str, str] | None:
+    """Show the process the GPU that was asked for alone, where it is not the first."""
+    if device == 0:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = visible.split(",")[device] if visible else str(device)
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": chosen}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from enginery.engines.base import DimRange
-from enginery.engines.tensorrt.options import BuildOptions, apply_options, refuse_unsupported
+from enginery.engines.tensorrt.options import BuildOptions, refuse_unsupported, settings_of
 from enginery.errors import EngineError, UsageError
 
 DIMS = {"batch": DimRange(1, 8, 32), "seq": DimRange(1, 64, 256)}
@@ -98,14 +98,6 @@ class Old:
     ProfilingVerbosity = type("ProfilingVerbosity", (), {"__members__": {"DETAILED": 2}})
 
 
-class Config:
-    def set_flag(self, flag):
-        raise AssertionError(flag)
-
-    def clear_flag(self, flag):
-        self.cleared = flag
-
-
 @pytest.mark.parametrize(
     ("option", "flag"), [("weight_streaming", "WEIGHT_STREAMING"), ("strip_plan", "STRIP_PLAN"), ("refit", "REFIT")]
 )
@@ -113,10 +105,26 @@ def test_what_a_version_lacks_is_an_error_that_names_it(option, flag):
     with pytest.raises(
         EngineError, match=f"tensorrt 10.12.0 does not support `{option}`: it has no BuilderFlag.{flag}"
     ):
-        apply_options(Old, Config(), parse(**{option: True}), "tensorrt")
+        settings_of(Old, parse(**{option: True}), "tensorrt")
 
 
 def test_tf32_is_off_unless_asked_for():
-    config = Config()
-    apply_options(Old, config, parse(), "tensorrt")
-    assert config.cleared == Old.BuilderFlag.__members__["TF32"]
+    assert settings_of(Old, parse(), "tensorrt").flags == {"TF32": False}
+    assert settings_of(Old, parse(tf32=True), "tensorrt").flags == {"TF32": True}
+
+
+def test_settings_have_tensorrts_own_names():
+    trt = pytest.importorskip("tensorrt_rtx")
+    options = parse(
+        weight_streaming=True, workspace=1 << 20, optimization_level=2, compute_capabilities=["8.9"],
+        hardware_compatibility="ampere+",
+    )  # fmt: skip
+    settings = settings_of(trt, options, "tensorrt")
+    assert settings.flags == {"TF32": False, "WEIGHT_STREAMING": True}
+    assert settings.enums == {
+        "profiling_verbosity": ("ProfilingVerbosity", "DETAILED"),
+        "hardware_compatibility_level": ("HardwareCompatibilityLevel", "AMPERE_PLUS"),
+    }
+    assert settings.numbers == {"builder_optimization_level": 2}
+    assert settings.pools == {"WORKSPACE": 1 << 20}
+    assert settings.capabilities == ["SM89"]
