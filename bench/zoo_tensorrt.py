@@ -213,7 +213,7 @@ def timed(name: str, results: Path) -> Row:
                 get_engine(TARGET).build(graph, Path(folder), spec)
 
         candidates: dict[str, Callable[[], object]] = {"ours": build, "hand": lambda: by_hand(graph, spec)}
-        timings = interleaved(candidates, rounds=7, warmup=1)
+        timings = interleaved(candidates, rounds=11, warmup=1)
         found = ratio(timings["ours"], timings["hand"])
         return {"wall": found.median, "wall low": found.low, "wall high": found.high}
 

@@ -23,6 +23,10 @@ from enginery.errors import EngineError
 BUILDER: Final = (sys.executable, "-I", "-S", builder.__file__)
 """Without `site`: it costs as much as the rest of Python's start, and the search path is handed over."""
 
+MEMORY: Final = "glibc.malloc.hugetlb=1:glibc.malloc.top_pad=67108864:glibc.malloc.trim_threshold=1073741824"
+"""How the process asks the system for memory, in GNU libc's words: seldom, much at a time, in large pages. Building
+touches some hundred megabytes once, and a quarter of its time went into 37,000 page faults; 5,000 are left."""
+
 _ADDR_NO_RANDOMIZE: Final = 0x0040000
 _QUERY: Final = 0xFFFFFFFF
 
@@ -96,13 +100,13 @@ class PlanBuilder:
         return Answer(rows, answer["error"], tuple(problems))
 
 
-def _environment(device: int) -> dict[str, str] | None:
-    """Show the process the GPU that was asked for alone, where it is not the first."""
-    if device == 0:
-        return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = visible.split(",")[device] if visible else str(device)
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": chosen}
+def _environment(device: int) -> dict[str, str]:
+    result = {"GLIBC_TUNABLES": MEMORY, **os.environ}
+    if device:
+        # The process sees the GPU that was asked for alone; CUDA takes the first otherwise.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        result["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device] if visible else str(device)
+    return result
 
 
 @contextlib.contextmanager
