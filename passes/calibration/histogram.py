@@ -65,6 +65,12 @@ class Histogram:
         counts[0] += self.counts[negative].sum()
         return Histogram.of(counts)
 
+    def within(self, low: float, high: float) -> Histogram:
+        """Without the bins that lie outside of low to high altogether."""
+        inner, _ = bin_edges(self.bins)
+        kept = (inner >= low) & (inner <= high)
+        return Histogram(self.bins[kept], self.counts[kept])
+
 
 def count_values(values: npt.NDArray[Any]) -> Counts:
     """Counts by bin, int64 [65536], of float values of any shape (converted to float32)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from enginery.passes.base import Feeds, OpenModel, PassResult
 from enginery.passes.calibration.batches import Batches
 from enginery.passes.calibration.exposed import COMPUTE
 from enginery.passes.calibration.observers import Observer
-from enginery.passes.calibration.sweep import Calibrated
+from enginery.passes.calibration.sweep import Calibrated, Sweep
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.options import QuantizeOptions
 from enginery.passes.quantize.policy import Policy
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 MOST_BATCHES = 32
 """How many batches remedies look at by default."""
+
+COUNTING_BUDGET = 1 << 30
+"""Bytes of activations that are counted at once."""
 
 HELD_OUT_EVERY = 4
 """Every fourth batch measures what the others fitted."""
@@ -77,6 +80,25 @@ class QuantizeContext:
     def open_inside(self, graph: gs.Graph, name: str) -> Calibrated:
         """The graph as a model whose inner tensors can be read."""
         return Calibrated.open(self.write(graph, name), self.open_model, self.masks)
+
+    def count_anew(self, graph: gs.Graph, names: Iterable[str]) -> None:
+        """Give those tensors of `graph` their histogram back that a remedy rescaled.
+
+        Ranges and sums, which stay exact, are kept; what is counted are the batches that remedies fit on.
+        """
+        left = [name for name in dict.fromkeys(names) if not self.tensors[name].histogram]
+        if not left:
+            return
+        inside = self.open_inside(graph, "counted")
+        while left:
+            sweep = Sweep(inside, left, self.workdir, COUNTING_BUDGET, histograms=True)
+            sweep.run(lambda: self.fitting(), None, None)
+            for name, seen in sweep.seen.tensors.items():
+                had = self.tensors[name]
+                # Channels that a remedy takes out of the integer product are in the tensor, and not in its range.
+                histogram = seen.histogram.within(had.low, had.high)
+                self.tensors[name] = replace(had, histogram=histogram, energy=seen.energy)
+            left = sweep.put_off
 
     def float_nodes(self) -> dict[str, gs.Node]:
         """The compute nodes of the float model by name. Their weights are read from disk when asked for."""

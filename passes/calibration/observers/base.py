@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from enginery.errors import StatisticsError
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 
 
 class Observer(Protocol):
-    """Reads the range that quantization should represent."""
+    """Reads the range that quantization should represent; `histograms` says whether from histograms."""
+
+    histograms: ClassVar[bool]
 
     def range(self, tensor: TensorStatistics) -> tuple[float, float]:
         """(low, high), low <= high. Values outside saturate.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ class Entropy:
     `levels` groups and spread again over P's occupied bins; the threshold of least KL(P || Q) wins. Unlike a search
     that starts with as many bins as levels, 2048 bins leave something to choose.
     """
+
+    histograms: ClassVar[bool] = True
 
     bins: int = 2048
     levels: int = 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ class MeanSquareError:
     The error of a grid is measured on the histogram's bins: rounding inside the range, saturation outside. The best
     factor for both ends together is searched first, then for each end alone.
     """
+
+    histograms: ClassVar[bool] = True
 
     levels: int = 256
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from enginery.passes.calibration.tensor_statistics import TensorStatistics
 @dataclass(frozen=True)
 class Percentile:
     """The central `percentile` per cent of the values; half of the rest is cut at each end."""
+
+    histograms: ClassVar[bool] = True
 
     percentile: float = 99.99
 

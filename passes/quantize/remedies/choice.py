@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enginery.errors import StatisticsError
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext, Remedy
 from enginery.passes.quantize.fidelity import Fidelity, Reference
@@ -100,9 +99,8 @@ def treat(model: Path, context: QuantizeContext) -> Treated:
     """Place Q/DQ pairs and apply remedies: those that the options name, or those that measurement favours.
 
     Named remedies are applied in their order without question. With `default` each is kept if it raises the median
-    output SNR on held-out batches by what it is `worth`; without calibration data none is tried, and one whose result
-    the recipe's observer cannot read is refused. Those that leave biases alone are measured with corrected ones: where
-    shifted means drown all else, none of them would show a gain.
+    output SNR on held-out batches by what it is `worth`; without calibration data none is tried. Those that leave
+    biases alone are measured with corrected ones: where shifted means drown all else, none of them would show a gain.
     """
     if context.options.passes == "default":
         return _choose(model, context) if context.batches is not None else _apply(model, context, ())
@@ -140,7 +138,15 @@ def _run(remedy: Remedy, graph: gs.Graph, context: QuantizeContext) -> Step:
 
 def _place(graph: gs.Graph, context: QuantizeContext) -> tuple[Plan, int]:
     plan = make_plan(graph, context.policy, context.options, context.tensors)
+    _count_rescaled(graph, plan, context)
     return plan, place(graph, plan, context.policy, context.observer, context.tensors)
+
+
+def _count_rescaled(graph: gs.Graph, plan: Plan, context: QuantizeContext) -> None:
+    """Count the tensors anew that a remedy rescaled, where the observer reads histograms and the others have theirs."""
+    counted = any(tensor.histogram for tensor in context.tensors.values())
+    if context.observer.histograms and counted and context.batches is not None:
+        context.count_anew(graph, (*plan.outputs, *(node.inputs[index].name for node, index in plan.inputs)))
 
 
 def _choose(model: Path, context: QuantizeContext) -> Treated:
@@ -194,17 +200,12 @@ class _Trials:
         tensors, options, float_model = dict(context.tensors), context.options, context.float_model
         assert float_model is not None
         graph = load_graph(float_model if before else self._placed)
-        try:
-            result = remedy.apply(graph, context)
-            if result.changed == 0:
-                self._record(remedy, result)
-                return
-            edited = context.write(graph, remedy.name)
-            placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
-        except StatisticsError as error:  # a tensor that was rescaled has no histogram for the observer any more
-            context.tensors, context.options = tensors, options
-            self._refuse(remedy, str(error))
+        result = remedy.apply(graph, context)
+        if result.changed == 0:
+            self._record(remedy, result)
             return
+        edited = context.write(graph, remedy.name)
+        placed, plan, pairs = self._place(edited) if before else (edited, self._plan, self._pairs)
         after = self._measure(placed, edited if before else context.float_model)
         kept = is_worth_it(remedy, self._score, after)
         self._record(remedy, result, after, kept=kept)

@@ -10,7 +10,6 @@ import numpy as np
 
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.calibration.histogram import distribution
-from enginery.passes.calibration.sweep import Sweep
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.grid import activation_grid
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 SHARES = np.linspace(1.0, 0.2, 41)
 """Shares of each end of the range that are tried."""
 
-BUDGET = 1 << 30
-"""Bytes of activations that are observed at once."""
-
 
 @dataclass(frozen=True)
 class ClipActivations:
@@ -35,7 +31,7 @@ class ClipActivations:
 
     1. Inputs of quantized convolutions take part, and every tensor that a pair stands behind.
     2. Both ends are cut by one share first, then each end alone.
-    3. A tensor that another remedy rescaled is observed anew, on the batches that remedies fit on.
+    3. A tensor that another remedy rescaled is counted anew, on the batches that remedies fit on.
     4. Inputs of linear layers are left alone: their outlier channels are few and matter (`split-outliers`, `smooth`).
     """
 
@@ -49,12 +45,11 @@ class ClipActivations:
         names = _between_convolutions(plan)
         if not names:
             return PassResult(refusals=(Refusal("graph", "no convolution is quantized"),))
-        rescaled = [name for name in names if not context.tensors[name].histogram]
-        observed = _observe(graph, rescaled, context) if rescaled else {}
+        context.count_anew(graph, names)
         details: dict[str, Any] = {}
         refusals: list[Refusal] = []
         for name in names:
-            statistics = observed.get(name, context.tensors[name])
+            statistics = context.tensors[name]
             low, high = best_range(statistics, context, symmetric=plan.symmetric[name])
             if (low, high) == (statistics.low, statistics.high):
                 refusals.append(Refusal(name, "no narrower range lowers the error"))
@@ -82,15 +77,3 @@ def best_range(statistics: TensorStatistics, context: QuantizeContext, *, symmet
 def _between_convolutions(plan: Plan) -> Sequence[str]:
     inputs = (node.inputs[index].name for node, index in plan.inputs if node.op not in ("MatMul", "Gemm"))
     return list(dict.fromkeys((*plan.outputs, *inputs)))
-
-
-def _observe(graph: gs.Graph, names: Sequence[str], context: QuantizeContext) -> dict[str, TensorStatistics]:
-    found: dict[str, TensorStatistics] = {}
-    left = list(names)
-    inside = context.open_inside(graph, "clip-activations")
-    while left:
-        sweep = Sweep(inside, left, context.workdir, BUDGET, histograms=True)
-        sweep.run(lambda: context.fitting(), None, None)
-        found |= sweep.seen.tensors
-        left = sweep.put_off
-    return found

@@ -154,7 +154,9 @@ def scales_for(scaled: Scaled, alpha: float) -> Floats:
 
 def _trial(scaled: Scaled, scales: Floats, context: QuantizeContext) -> float:
     policy = context.policy
-    low, high = context.observer.range(scaled.statistics) if np.all(scales == 1) else _range(scaled, scales)
+    statistics, observer = scaled.statistics, context.observer
+    readable = bool(statistics.histogram) or not observer.histograms
+    low, high = observer.range(statistics) if readable and np.all(scales == 1) else _range(scaled, scales)
     grid = activation_grid(low, high, policy.activation, symmetric=policy.symmetric)
     ratios: list[Floats] = []
     for index, user in enumerate(scaled.users):
