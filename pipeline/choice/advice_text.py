@@ -27,7 +27,7 @@ def advice_lines(advice: Advice) -> Iterator[str]:
     ]  # fmt: skip
     yield f"{advice.target}; size and latency are ratios to fp32's, metric and cosine are on the evaluation data."
     yield ""
-    yield from _table(heads, table)
+    yield from table_lines(heads, table)
     for row in advice.rows:
         if row.reason:
             yield f"{row.name}: {row.reason[:MOST_REASON]}"
@@ -44,7 +44,9 @@ def found_lines(found: Found) -> Iterator[str]:
         f"{len(found.tried)} engines were built and compared."
     )
     yield ""
-    yield from _table(("in float", "metric lost", "latency", "verdict"), [_tried(each, found) for each in found.tried])
+    yield from table_lines(
+        ("in float", "metric lost", "latency", "verdict"), [_tried(each, found) for each in found.tried]
+    )
     yield ""
     kept = f"{len(found.chosen.floating)} of {found.nodes} nodes in float" if found.chosen.floating else "all in int8"
     speed = f", {found.chosen.ratio:.2f} of fp32's latency" if found.chosen.ratio is not None else ""
@@ -75,7 +77,8 @@ def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The rows under their heads, in columns as wide as they need."""
     widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     for row in (heads, *rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -2,8 +2,8 @@
 
 1. Every target that can build and run on this machine is tried in every precision that makes sense there.
 2. A candidate that a gate refuses is out, and so is one that fails; the report says why.
-3. The rest run in turns on the same inputs at the optimal shape. The fastest (or, by the recipe's objective, the
-   smallest) wins; its session options are then searched the same way.
+3. The rest run in turns on the same inputs, at every shape of the recipe. The fastest by the geometric mean of its
+   ratios (or, by the recipe's objective, the smallest) wins; its session options are then searched the same way.
 4. The winner is built like any other bundle, with every gate, the speed gate included.
 
 Everything is built and measured through the store, so a second run, or one that was interrupted, repeats nothing.
@@ -104,8 +104,8 @@ def _table(best: Trial, others: Sequence[Trial]) -> tuple[Candidate, ...]:
     def told(trial: Trial) -> Trial:
         if trial.outcome == "larger" and trial.size and best.size:
             return replace(trial, reason=f"{trial.size / best.size:.2f} times the size of the choice")
-        if trial.outcome in ("slower", "larger") and trial.ratio and best.ratio:
-            return replace(trial, reason=f"takes {trial.ratio / best.ratio:.2f} times as long as the choice")
+        if trial.outcome in ("slower", "larger") and trial.shapes and best.shapes:
+            return replace(trial, reason=f"takes {trial.latency / best.latency:.2f} times as long as the choice")
         return trial
 
     return tuple(trial.record() for trial in (replace(best, outcome="chosen"), *map(told, others)))

@@ -12,13 +12,13 @@ import numpy as np
 from enginery.engines import get_engine
 from enginery.errors import EngineryError, RecipeError, UntrustedSourceError
 from enginery.pipeline.build import choose_precision, measure_candidate
-from enginery.pipeline.choice.race import paired_ratios, stored_race
+from enginery.pipeline.choice.race import paired_ratios, shapes_to_race, stored_race
 from enginery.pipeline.events import Events
 from enginery.pipeline.gates import first_refusal
 from enginery.pipeline.line import FLOAT_MODES, Line
 from enginery.pipeline.recipe import Mode, Recipe
 from enginery.pipeline.recipe.file import LoadedRecipe
-from enginery.pipeline.report import Candidate
+from enginery.pipeline.report import Candidate, ShapeTime
 from enginery.pipeline.store import Store
 
 CLEARLY: Final = 0.98
@@ -27,7 +27,10 @@ CLEARLY: Final = 0.98
 
 @dataclass(frozen=True)
 class Trial:
-    """One thing to try, and what came of it. `ratio` is the latency over the first float32 engine's, or the first's."""
+    """One thing to try, and what came of it.
+
+    `shapes` are its latencies over the first float32 engine's, or the first's.
+    """
 
     target: str
     mode: Mode
@@ -36,13 +39,13 @@ class Trial:
     reason: str = ""
     outcome: str = "tried"
     size: int | None = None
-    median_ms: float | None = None
-    ratio: float | None = None
+    shapes: tuple[ShapeTime, ...] = ()
 
     @property
     def latency(self) -> float:
-        assert self.ratio is not None
-        return self.ratio
+        """The geometric mean of the ratios over all shapes, by weight."""
+        logarithms = [np.log(each.ratio) for each in self.shapes]
+        return float(np.exp(np.average(logarithms, weights=[each.weight for each in self.shapes])))
 
     def record(self) -> Candidate:
         return Candidate(
@@ -51,9 +54,10 @@ class Trial:
             options=dict(self.options),
             outcome=self.outcome,
             reason=self.reason,
-            median_ms=self.median_ms,
-            ratio=self.ratio,
+            median_ms=self.shapes[0].median_ms if self.shapes else None,
+            ratio=self.latency if self.shapes else None,
             bytes=self.size,
+            shapes=self.shapes,
         )
 
 
@@ -148,7 +152,7 @@ def tune(contest: Contest, winner: Trial) -> list[Trial]:
     out = [_untimed(each) for each in built if each.outcome != "tried"]
     own, *timed = _take_turns(contest, [winner, *(each for each in built if each.outcome == "tried")])
     # One scale for the whole table: what was measured here is told by its ratio to the winner.
-    timed = [_beside(winner, each, each.latency / own.latency) for each in timed]
+    timed = [_beside(winner, own, each) for each in timed]
     for fastest in sorted(timed, key=lambda trial: trial.latency):
         if fastest.latency >= CLEARLY * winner.latency:
             break
@@ -185,23 +189,35 @@ def _lost(contest: Contest, trial: Trial, outcome: str, reason: str) -> Trial:
 
 
 def _untimed(trial: Trial) -> Trial:
-    return replace(trial, median_ms=None, ratio=None)
+    return replace(trial, shapes=())
 
 
-def _beside(winner: Trial, variant: Trial, ratio: float) -> Trial:
-    assert winner.median_ms is not None
-    return replace(variant, outcome="slower", median_ms=ratio * winner.median_ms, ratio=ratio * winner.latency)
+def _beside(winner: Trial, own: Trial, variant: Trial) -> Trial:
+    """The variant, told by its ratios to the winner's own options in their race."""
+    shapes = [
+        each.model_copy(
+            update={
+                "median_ms": each.median_ms * now.ratio / then.ratio,
+                "ratio": each.ratio * now.ratio / then.ratio,
+            }
+        )
+        for each, then, now in zip(winner.shapes, own.shapes, variant.shapes, strict=True)
+    ]
+    return replace(variant, outcome="slower", shapes=tuple(shapes))
 
 
 def _take_turns(contest: Contest, trials: Sequence[Trial]) -> list[Trial]:
-    """Run the candidates in turns at the optimal shape. Ratios are to the first float32 engine, or to the first."""
+    """Run the candidates in turns at every shape. Ratios are to the first float32 engine, or to the first."""
+    trials = [_untimed(trial) for trial in trials]
     lines = [trial.line for trial in trials if trial.line is not None]
     modes = [choose_precision(contest.recipe, trial.mode.value) for trial in trials]
     candidates = list(zip(lines, (trial.target for trial in trials), modes, strict=True))
-    seconds = stored_race(candidates, contest.seconds / 2)
+    heats = stored_race(candidates, shapes_to_race(contest.recipe), contest.seconds / 2)
     baseline = next((index for index, trial in enumerate(trials) if trial.mode is Mode.FP32), 0)
-    ratios, medians = paired_ratios(seconds, baseline), 1e3 * np.median(seconds, axis=0)
-    return [
-        replace(trial, median_ms=float(median), ratio=ratio)
-        for trial, median, ratio in zip(trials, medians, ratios, strict=True)
-    ]
+    timed = list(trials)
+    for heat in heats:
+        ratios, medians = paired_ratios(heat.seconds, baseline), 1e3 * np.median(heat.seconds, axis=0)
+        for index, (ratio, median) in enumerate(zip(ratios, medians, strict=True)):
+            found = ShapeTime(shape=str(heat.case), weight=heat.weight, median_ms=float(median), ratio=ratio)
+            timed[index] = replace(timed[index], shapes=(*timed[index].shapes, found))
+    return timed

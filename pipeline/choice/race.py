@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from enginery.engines import Session
+from enginery.engines.base import Feeds
+from enginery.pipeline.comparison.shapes import Case, fit
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import pretty_json
 from enginery.pipeline.line import RUNTIMES, Line
 from enginery.pipeline.machine import processor
-from enginery.pipeline.recipe import Precision
-from enginery.pipeline.stages.benchmark import FILE, Seconds, take_turns
+from enginery.pipeline.recipe import Precision, Recipe
+from enginery.pipeline.stages.benchmark import FILE, MIN_PAIRS, Seconds, take_turns
 from enginery.pipeline.store.keys import make_key
 
 Candidates = Sequence[tuple[Line, str, Precision]]
@@ -24,39 +27,74 @@ Candidates = Sequence[tuple[Line, str, Precision]]
 
 STAGE: Final = StageName("benchmark", "candidates")
 
+FEWEST: Final = 5
+"""Rounds at a shape that is slow and not the one that decides alone."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """What was measured at one shape: seconds per run, float64 [rounds, candidates]. `weight` is its say."""
+
+    case: Case
+    weight: int
+    seconds: Seconds
+
+
+def shapes_to_race(recipe: Recipe) -> list[tuple[Case, int]]:
+    """The shapes that `auto` decides by, each with its weight.
+
+    They are the recipe's `shapes`; without any, every dimension at opt, at opt again, at min and at max. One that comes
+    twice counts twice.
+    """
+    ends = {end: {name: int(getattr(dim, end)) for name, dim in recipe.dims.items()} for end in ("opt", "min", "max")}
+    wanted = [{**ends["opt"], **each} for each in recipe.shapes] or [ends[end] for end in ("opt", "opt", "min", "max")]
+    found: list[tuple[Case, int]] = []
+    for sizes in wanted:
+        same = next((index for index, (case, _) in enumerate(found) if case.sizes == sizes), None)
+        if same is None:
+            name = next((end for end in ends if ends[end] == sizes), "shape")
+            found.append((Case(name, sizes), 1))
+        else:
+            found[same] = (found[same][0], found[same][1] + 1)
+    return found
+
 
 def race(candidates: Candidates, seconds: float) -> Seconds:
     """Seconds per run at the optimal shape, float64 [rounds, candidates].
 
     Each candidate is measured for about `seconds`, in turns and in random order, while no other build measures.
     """
-    events, begin = candidates[0][0].events, time.monotonic()
+    events, begin, line = candidates[0][0].events, time.monotonic(), candidates[0][0]
     events.started(STAGE, f"{len(candidates)} candidates in turns")
-    taken = _measure(candidates, seconds)
+    taken = _measure(candidates, [(line.shapes.case("opt"), 1)], seconds)
     events.finished(STAGE, time.monotonic() - begin)
-    return taken
+    return taken[0].seconds
 
 
-def stored_race(candidates: Candidates, seconds: float) -> Seconds:
-    """The same through the store: equal engines on one machine are not measured again."""
+def stored_race(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds: float) -> list[Heat]:
+    """A race at every one of `shapes` through the store: equal engines on one machine are not measured again.
+
+    Each candidate is measured for about `seconds` at the first shape and for half of that at each of the others.
+    """
     line = candidates[0][0]
 
     def run(folder: Path) -> None:
-        record = {"seconds": _measure(candidates, seconds).tolist()}
+        record = {"heats": [each.seconds.tolist() for each in _measure(candidates, shapes, seconds)]}
         (folder / FILE).write_text(pretty_json(record), encoding="utf-8")
 
     engines = {str(index): each.compile(target, mode).digest for index, (each, target, mode) in enumerate(candidates)}
     key = make_key(
         STAGE.stage,
-        config={"seconds": seconds, "seed": line.recipe.seed},
+        config={"seconds": seconds, "seed": line.recipe.seed, "shapes": [dict(case.sizes) for case, _ in shapes]},
         inputs={**engines, "shapes": line.shapes_result.digest, "machine": processor()},
         code=[__name__, "enginery.pipeline.stages.benchmark"],
         tools=sorted({tool for tools in RUNTIMES.values() for tool in tools}),
     )
-    return np.array(line.store.obtain(STAGE, key, line.line, run, line.events).measured["seconds"])
+    stored: Any = line.store.obtain(STAGE, key, line.line, run, line.events).measured["heats"]
+    return [Heat(case, weight, np.array(seconds)) for (case, weight), seconds in zip(shapes, stored, strict=True)]
 
 
-def _measure(candidates: Candidates, seconds: float) -> Seconds:
+def _measure(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds: float) -> list[Heat]:
     line = candidates[0][0]
     with ExitStack() as stack:
         stack.enter_context(
@@ -65,13 +103,29 @@ def _measure(candidates: Candidates, seconds: float) -> Seconds:
         sessions: list[Session] = [
             stack.enter_context(each.open(target, precision)) for each, target, precision in candidates
         ]
-        return take_turns(
-            sessions,
-            line.shapes.inputs_of(line.shapes.case("opt")),
-            seconds * len(sessions),
-            np.random.default_rng(line.recipe.seed),
-            lambda done, total: line.events.progress(STAGE, done, total, "rounds"),
-        )
+        generator, found = np.random.default_rng(line.recipe.seed), list[Heat]()
+        for index, (case, weight) in enumerate(shapes):
+            taken = take_turns(
+                sessions,
+                _feeds(line, case),
+                seconds * len(sessions) / (1 if index == 0 else 2),
+                generator,
+                lambda done, total: line.events.progress(STAGE, done, total, "rounds"),
+                least=MIN_PAIRS if index == 0 else FEWEST,
+            )
+            found.append(Heat(case, weight, taken))
+        return found
+
+
+def _feeds(line: Line, case: Case) -> Feeds:
+    """Real inputs of these sizes: those of a case that was compared, or the optimal ones cut and repeated."""
+    shapes = line.shapes
+    same = next((each for each in shapes.cases if each.sizes == case.sizes), None)
+    return (
+        shapes.inputs_of(same)
+        if same is not None
+        else fit(shapes.inputs_of(shapes.case("opt")), line.inputs, case.sizes)
+    )
 
 
 def paired_ratios(seconds: Seconds, baseline: int) -> list[float]:

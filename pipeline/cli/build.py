@@ -130,12 +130,12 @@ def _refusal(folder: Path) -> dict[str, Any]:
 
 def _show(result: BuildResult) -> None:
     from enginery.pipeline.bundle.manifest import Verdict
+    from enginery.pipeline.choice.auto_text import candidate_lines
 
-    for each in result.candidates:
-        options = "".join(f", {key} {value}" for key, value in each.options.items())
-        latency = f"{each.median_ms:.3g} ms" if each.median_ms is not None else ""
-        words = ", ".join(part for part in (latency, each.reason) if part)
-        click.echo(f"{each.outcome:>9}  {each.target} {each.precision}{options}: {words}")
+    if result.candidates:
+        for line in candidate_lines(result.candidates):
+            click.echo(line)
+        click.echo()
     for gate in result.gates:
         if gate.verdict is not Verdict.SKIPPED:
             click.echo(f"{gate.verdict:>8}  {gate.gate}: {gate.words}")

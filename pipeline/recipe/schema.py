@@ -291,6 +291,10 @@ class Recipe(Part):
     objective: Literal["latency", "size"] = Field(
         default="latency", description="What `auto` chooses by, among the engines that every gate passes."
     )
+    shapes: tuple[dict[str, int], ...] = Field(
+        default=(),
+        description="Sizes that `auto` times engines at, absent dimensions at opt; default: opt twice, min and max.",
+    )
     metric: Metric | None = None
     postprocess: dict[str, Postprocess] = Field(
         default_factory=dict, description="By output; applied by `predict`, pinned in the bundle."
@@ -323,4 +327,15 @@ class Recipe(Part):
             raise ValueError(f"dimensions used by inputs but absent from `dims`: {missing}")
         if unused := sorted(self.dims.keys() - used):
             raise ValueError(f"`dims` declares dimensions that no input uses: {unused}")
+        return self
+
+    @model_validator(mode="after")
+    def _shapes_lie_within_dims(self) -> Self:
+        for sizes in self.shapes:
+            for name, size in sizes.items():
+                if name not in self.dims:
+                    raise ValueError(f"`shapes` names {name!r}; dimensions: {', '.join(self.dims) or 'none'}")
+                dim = self.dims[name]
+                if not dim.min <= size <= dim.max:
+                    raise ValueError(f"`shapes` has {name} {size}; `dims` declares {dim.min} to {dim.max}")
         return self

@@ -148,11 +148,21 @@ class StageTime(Record):
     why: str = ""
 
 
+class ShapeTime(Record):
+    """What a candidate of `auto` took at one shape. `weight` is how often the shape counts in the mean."""
+
+    shape: str
+    weight: int
+    median_ms: float
+    ratio: float
+
+
 class Candidate(Record):
     """One engine that `--target auto` or `--precision auto` looked at.
 
     `outcome` is `chosen`, `slower`, `larger`, `refused`, `failed` or `not tried`, and `reason` says why where it is not
-    a figure. `ratio` is the latency over that of the float32 engine, measured in turns.
+    a figure. `ratio` is the latency over that of the float32 engine, measured in turns: the geometric mean over
+    `shapes`, of which the first is what `median_ms` was measured at.
     """
 
     target: str
@@ -163,6 +173,7 @@ class Candidate(Record):
     median_ms: float | None = None
     ratio: float | None = None
     bytes: int | None = None
+    shapes: tuple[ShapeTime, ...] = ()
 
 
 class Report(Record):

@@ -10,7 +10,7 @@ from enginery.pipeline.recipe import Mode
 from enginery.pipeline.report import charts
 from enginery.pipeline.report.charts import Bar
 from enginery.pipeline.report.document import Errors, Report
-from enginery.pipeline.report.markdown import headline
+from enginery.pipeline.report.markdown import headline, how_raced, raced_shapes
 from enginery.pipeline.report.page import render
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def render_html(report: Report) -> str:
         worked=[effect for effect in report.passes if effect.changed or effect.refusals],
         idle=list(dict.fromkeys(effect.spec for effect in report.passes if not (effect.changed or effect.refusals))),
         origin=_flat(report.original),
+        raced=raced_shapes(report),
+        how_raced=how_raced(report),
     )
 
 

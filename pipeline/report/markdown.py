@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from enginery.pipeline.bundle.manifest import Verdict
-from enginery.pipeline.report.document import Errors, Report
+from enginery.pipeline.report.document import Errors, Report, ShapeTime
 
 MARKS = {
     Verdict.PASSED: "passed",
@@ -120,22 +120,41 @@ def _latency(report: Report) -> str:
     return text
 
 
+def raced_shapes(report: Report) -> tuple[ShapeTime, ...]:
+    """The shapes that the candidates of `auto` were timed at, with their weights."""
+    return next((item.shapes for item in report.candidates if item.shapes), ())
+
+
+def how_raced(report: Report) -> str:
+    """How the ratios of the candidates were made."""
+    raced = raced_shapes(report)
+    more = " and ".join(f"{each.shape} counts {each.weight} times" for each in raced if each.weight > 1)
+    return (
+        "Latency over that of the first float32 engine (of the first engine where there is none), medians of runs in "
+        "turns; `of float32` is the geometric mean over the shapes" + (f", in which {more}." if more else ".")
+    )
+
+
 def _candidates(report: Report) -> str:
+    raced = raced_shapes(report)
     rows = [
         (
             item.target,
             item.precision,
-            item.outcome,
-            _number(item.median_ms, "{:.3f}"),
-            _number(item.ratio, "{:.3f}"),
-            _number(item.bytes, "{:,}"),
             ", ".join(f"{key} {value}" for key, value in item.options.items()),
+            item.outcome,
+            _number(item.ratio, "{:.3f}"),
+            *(f"{each.ratio:.3f} ({each.median_ms:.3g} ms)" for each in item.shapes),
+            *[""] * (len(raced) - len(item.shapes)),
+            _number(item.bytes, "{:,}"),
             item.reason,
         )
         for item in report.candidates
     ]
-    head = ("target", "precision", "outcome", "ms", "of float32", "bytes", "options", "reason")
-    return _section("Chosen from", head, rows)
+    shapes = (each.shape for each in raced)
+    head = ("target", "precision", "options", "outcome", "of float32", *shapes, "bytes", "reason")
+    text = _section("Chosen from", head, rows)
+    return f"{text}\n\n{how_raced(report)}" if raced else text
 
 
 def _sizes(report: Report) -> str:

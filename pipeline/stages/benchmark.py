@@ -108,9 +108,15 @@ def measure(
 
 
 def take_turns(
-    sessions: Sequence[Session], feeds: Feeds, budget: float, generator: np.random.Generator, progress: Progress
+    sessions: Sequence[Session],
+    feeds: Feeds,
+    budget: float,
+    generator: np.random.Generator,
+    progress: Progress,
+    *,
+    least: int = MIN_PAIRS,
 ) -> Seconds:
-    """Run any number of sessions in turns, in random order, for `budget` seconds.
+    """Run any number of sessions in turns, in random order, for `budget` seconds and `least` rounds at least.
 
     Returns:
         Seconds per run, float64 [rounds, sessions].
@@ -118,7 +124,7 @@ def take_turns(
     repeats = [_repeats(session, feeds) for session in sessions]
     rounds: list[list[float]] = []
     begin = time.perf_counter()
-    while len(rounds) < MAX_PAIRS and (len(rounds) < MIN_PAIRS or time.perf_counter() - begin < budget):
+    while len(rounds) < MAX_PAIRS and (len(rounds) < least or time.perf_counter() - begin < budget):
         taken = [0.0] * len(sessions)
         for index in generator.permutation(len(sessions)):
             if len(sessions) > 1:

@@ -7,16 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from tiny_recipes import Recorder, write_recipe
 
 from enginery.engines import targets
-from enginery.errors import GateRefusedError, UsageError
+from enginery.errors import GateRefusedError, RecipeError, UsageError
 from enginery.pipeline.build import BuildResult
 from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.choice.auto import build_auto
+from enginery.pipeline.choice.auto_text import candidate_lines
 from enginery.pipeline.choice.contest import Contest, Trial, judged, rank, tune
+from enginery.pipeline.choice.race import shapes_to_race
 from enginery.pipeline.cli.main import cli
 from enginery.pipeline.events import Events
 from enginery.pipeline.recipe import Mode
@@ -68,10 +71,41 @@ def test_the_command_tells_every_candidate(tmp_path: Path) -> None:
     command = ["build", str(recipe), "--target", "onnxruntime-cpu", "--precision", "auto", "--time-budget", "0"]
     result = CliRunner().invoke(cli, [*command, "--output", str(tmp_path / "b")])
     assert result.exit_code == 0, result.output
-    assert re.search(r"chosen  onnxruntime-cpu int8: [\d.]+ ms\n", result.stdout)
-    assert "not tried  onnxruntime-cpu fp32: the time budget of 0 s was spent" in result.stdout
+    heads = r"^outcome +engine +size +opt \(batch=8\) +min \(batch=1\) +max \(batch=16\) +reason\n"
+    assert re.search(heads, result.stdout)
+    assert re.search(r"\nchosen +onnxruntime-cpu int8 +[\d.]+ MB( +[\d.]+ ms){3}\n", result.stdout)
+    assert re.search(r"not tried +onnxruntime-cpu fp32 +the time budget of 0 s was spent", result.stdout)
     told = CliRunner().invoke(cli, [*command, "--output", str(tmp_path / "b"), "--json"])
     assert [each["outcome"] for each in json.loads(told.stdout)["candidates"]][:2] == ["chosen", "not tried"]
+
+
+def test_every_shape_stands_in_the_table_and_in_the_report(chosen: BuildResult) -> None:
+    timed = [item for item in table(chosen) if item.shapes]
+    assert {tuple(each.shape.split()[0] for each in item.shapes) for item in timed} == {("opt", "min", "max")}
+    for item in timed:
+        mean = np.exp(np.average([np.log(each.ratio) for each in item.shapes], weights=[2, 1, 1]))
+        assert item.ratio == pytest.approx(mean)
+        assert item.median_ms == item.shapes[0].median_ms
+    assert list(candidate_lines(table(chosen)))[-1].endswith("opt (batch=8) counts 2 times.")
+    assert "in which opt (batch=8) counts 2 times" in (chosen.bundle / "report.md").read_text()
+    assert "in which opt (batch=8) counts 2 times" in (chosen.bundle / "report.html").read_text()
+
+
+def test_the_recipe_may_list_the_shapes(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "r", shapes=[{"batch": 3}, {}, {"batch": 3}])
+    raced = [(str(case), weight) for case, weight in shapes_to_race(load_recipe(str(path)).recipe)]
+    assert raced == [("shape (batch=3)", 2), ("opt (batch=8)", 1)]
+    result = choose(path, tmp_path / "b", target="onnxruntime-cpu", precision="auto")
+    assert [each.shape for each in table(result)[0].shapes] == ["shape (batch=3)", "opt (batch=8)"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [([{"seq": 4}], "`shapes` names 'seq'; dimensions: batch"), ([{"batch": 999}], "`shapes` has batch 999")],
+)
+def test_a_shape_outside_of_the_dimensions_is_refused(tmp_path: Path, shapes: list[dict[str, int]], words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        load_recipe(str(write_recipe(tmp_path / "r", shapes=shapes)))
 
 
 def test_the_fastest_is_chosen(chosen: BuildResult) -> None:
