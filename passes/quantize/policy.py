@@ -52,6 +52,7 @@ class Policy:
         least_channels: Convolutions with fewer input channels stay in float.
         grouped: Whether grouped and depthwise convolutions are quantized.
         products: Whether a MatMul of two computed tensors is quantized, on symmetric grids.
+        tables: Whether embedding tables are stored as int8, each row with a scale.
         unasked: Remedies that are not tried unless the recipe names them, and why.
     """
 
@@ -70,6 +71,7 @@ class Policy:
     least_channels: int = 1
     grouped: bool = True
     products: bool = False
+    tables: bool = False
     unasked: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -88,6 +90,7 @@ POLICIES: Mapping[str, Policy] = {
             carriers=frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Relu", "Clip"}) | _MOVES,
             same_scale=_MOVES,
             bias="int32",
+            tables=True,
         ),
         Policy(
             name="tensorrt",
@@ -107,6 +110,7 @@ POLICIES: Mapping[str, Policy] = {
             compute={"Conv": OpRule(), "Gemm": OpRule(), "MatMul": OpRule(bias=None)},
             residual=True,
             products=True,
+            tables=True,
             unasked={"split-outliers": "a gather and a second product for each layer cost more than they gain"},
         ),
     )

@@ -78,9 +78,10 @@ def quantize_model(
     details |= {
         "integer": plan.integer(),
         "pairs": treated.pairs,
+        "tables": dict(treated.tables.details),
         "remedies": [step.to_json() for step in treated.steps],
     }
-    return PassResult(len(plan.integer()), tuple(plan.refusals), details)
+    return PassResult(len(plan.integer()), (*plan.refusals, *treated.tables.refusals), details)
 
 
 def _without_statistics(model: Path, output: Path, policy: Policy, options: QuantizeOptions) -> PassResult:
