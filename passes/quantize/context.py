@@ -16,6 +16,7 @@ from enginery.passes.calibration.exposed import COMPUTE
 from enginery.passes.calibration.observers import Observer
 from enginery.passes.calibration.sweep import Calibrated, Sweep
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
+from enginery.passes.quantize.fold import fold_weights
 from enginery.passes.quantize.options import QuantizeOptions
 from enginery.passes.quantize.policy import Policy
 from enginery.passes.quantize.weights import has_constant_weight
@@ -99,6 +100,14 @@ class QuantizeContext:
                 histogram = seen.histogram.within(had.low, had.high)
                 self.tensors[name] = replace(had, histogram=histogram, energy=seen.energy)
             left = sweep.put_off
+
+    def open_folded(self, graph: gs.Graph, name: str) -> Calibrated:
+        """The same for a graph with Q/DQ pairs, its weights as integers: quantizing them takes as long as a run."""
+        from enginery.passes.graph.ir import load_graph
+
+        copy = load_graph(self.write(graph, name))
+        fold_weights(copy)
+        return self.open_inside(copy, f"{name}-folded")
 
     def float_nodes(self) -> dict[str, gs.Node]:
         """The compute nodes of the float model by name. Their weights are read from disk when asked for."""

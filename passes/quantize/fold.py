@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 def fold(graph: Any, policy: Policy) -> int:
     """Store quantized weights as integers, and biases too where the policy says so. Returns the number of constants."""
+    folded = fold_weights(graph)
+    if policy.bias == "int32":
+        for node in list(graph.nodes):
+            rule = policy.compute.get(node.op)
+            if rule is not None and rule.bias is not None:
+                folded += _fold_bias(graph, node, rule.bias)
+        graph.toposort()
+    return folded
+
+
+def fold_weights(graph: Any) -> int:
+    """Store quantized weights as integers. Returns their number."""
     import onnx_graphsurgeon as gs
 
     folded = 0
@@ -25,13 +37,7 @@ def fold(graph: Any, policy: Policy) -> int:
         if node.op == "QuantizeLinear" and isinstance(node.inputs[0], gs.Constant):
             _fold_weight(node)
             folded += 1
-    if policy.bias == "int32":
-        for node in list(graph.nodes):
-            rule = policy.compute.get(node.op)
-            if rule is not None and rule.bias is not None:
-                folded += _fold_bias(graph, node, rule.bias)
     graph.nodes = [node for node in graph.nodes if node.outputs]
-    graph.toposort()
     return folded
 
 

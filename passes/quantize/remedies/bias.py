@@ -45,7 +45,7 @@ class CorrectBias:
         refusals = [Refusal(node.name, "no constant bias") for node in nodes if constant_bias(node) is None]
         if not able:
             return PassResult(refusals=tuple(refusals))
-        inside = context.open_inside(graph, self.name)
+        inside = context.open_folded(graph, self.name)
         sampled = sample_rows(inside, able, context.fitting(), rows=self.rows, seed=context.seed)
         exact = context.float_nodes()
         details: dict[str, Any] = {}

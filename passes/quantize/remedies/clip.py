@@ -54,7 +54,7 @@ class ClipWeights:
         nodes = [node for node in graph.nodes if has_weight_pair(node) and is_plain(node)]
         if not nodes:
             return PassResult(refusals=(Refusal("graph", "no weight is quantized"),))
-        inside = context.open_inside(graph, self.name)
+        inside = context.open_folded(graph, self.name)
         sampled = sample_rows(inside, nodes, context.fitting(), rows=self.rows, seed=context.seed)
         by_pair: dict[str, list[gs.Node]] = {}
         for node in nodes:

@@ -60,7 +60,7 @@ class RoundWeights:
     def apply(self, graph: gs.Graph, context: QuantizeContext) -> PassResult:
         """Edit the graph with Q/DQ pairs in place: its float weights are moved onto the grid."""
         nodes = [node for node in graph.nodes if has_weight_pair(node) and is_plain(node)]
-        model, exact = context.open_inside(graph, self.name), context.float_nodes()
+        model, exact = context.open_folded(graph, self.name), context.float_nodes()
         details: dict[str, Any] = {}
         most = self.rows // self.rows_per_input
         wide = [node for node in nodes if matrix_of(node).shape[1] > most]
