@@ -149,15 +149,22 @@ def _add_output(plan: Plan, node: gs.Node, symmetric: bool, policy: Policy, tens
 
 
 def _extend_regions(graph: gs.Graph, plan: Plan, policy: Policy, options: QuantizeOptions, tensors: Tensors) -> None:
-    """Carry integers on through every carrier all of whose inputs are integers already."""
+    """Carry integers on through every carrier all of whose inputs are integers already.
+
+    For a residual Add one input may come from a layer in float, if a quantized layer reads that tensor too: it is at
+    hand in integers, and a float Add would put a float side beside all blocks that follow.
+    """
+    read = {node.inputs[index].name for node, index in plan.inputs}
     for node in graph.nodes:
         if node.op not in policy.carriers or node.outputs[0].name in plan.outputs:
             continue
         if options.for_node(*names_of(node)).quantize is False:
             continue
         data = [node.inputs[0]] if node.op in policy.same_scale else list(node.inputs)
-        if not all(tensor.name in plan.outputs for tensor in data):
+        beside = [index for index, tensor in enumerate(data) if tensor.name not in plan.outputs]
+        if len(beside) == len(data) or any(node.op != "Add" or data[index].name not in read for index in beside):
             continue
+        plan.inputs += [(node, index) for index in beside]
         symmetric = all(plan.symmetric[tensor.name] for tensor in data)
         _add_output(plan, node, symmetric, policy, tensors)
         if node.op in policy.same_scale and node.outputs[0].name in plan.outputs:

@@ -63,6 +63,19 @@ def test_a_residual_stays_integer_behind_a_pad(tmp_path: Path) -> None:
     assert ops["Add"] == ops["Relu"] == 0
 
 
+def test_a_residual_stays_integer_behind_a_layer_in_float(tmp_path: Path) -> None:
+    b = ModelBuilder({"image": ("batch", 3, 16, 16)})
+    x = b.op("Relu", [b.conv("image", "first", 3, 8)], "first.act")
+    for block in ("one", "two"):
+        y = b.conv(b.op("Relu", [b.conv(x, f"{block}.a", 8, 8)], f"{block}.act"), f"{block}.b", 8, 8)
+        x = b.op("Relu", [b.op("Add", [y, x], f"{block}.sum")], f"{block}.out")
+    output, _ = quantize(b.save(tmp_path / "model.onnx", x), images(), "onnxruntime-cpu", keep_float=("first.*",))
+    ops = kernels(output, tmp_path)
+    assert ops["Conv"] == 1
+    assert ops["QLinearAdd"] == 2
+    assert ops["QuantizeLinear"] == ops["DequantizeLinear"] == 1
+
+
 def test_onnxruntime_gets_integer_kernels_throughout_a_conv_net(tmp_path: Path) -> None:
     output, _ = quantize(conv_net(tmp_path / "model.onnx"), images(), "onnxruntime-cpu")
     ops = kernels(output, tmp_path)
