@@ -78,7 +78,7 @@ def advise(line: Line, target: str) -> Advice:
         EngineryError: float32 itself cannot be built.
     """
     float32 = _measure(line, target, "fp32", Precision(), must=True)
-    rows = [float32, *(_measure(line, target, mode.value, _with_mode(line, mode)) for mode in _modes(target))]
+    rows = [float32, *(_measure(line, target, name, each) for name, each in _precisions(line, target))]
     if (mixed := _mixed(line, target, rows)) is not None:
         rows.append(mixed)
     rows = _timed(line, target, rows)
@@ -86,16 +86,19 @@ def advise(line: Line, target: str) -> Advice:
     return Advice(target, line.recipe.objective, tuple(rows), take, "; ".join(_reasons(take, rows, line)))
 
 
-def _modes(target: str) -> Iterator[Mode]:
-    if target in TYPED_GRAPHS:
-        yield Mode.FP16
+def _precisions(line: Line, target: str) -> Iterator[tuple[str, Precision]]:
+    """Every mode, and static int8 beside each half precision that the target has."""
+    halves = [Mode.FP16] if target in TYPED_GRAPHS else []
     if target in TYPED_GRAPHS or Mode.BF16.value in get_engine(target).native:
-        yield Mode.BF16
-    yield from (Mode.INT8, Mode.INT8_DYNAMIC, Mode.INT8_WEIGHT, Mode.INT4_WEIGHT)
+        halves.append(Mode.BF16)
+    for mode in (*halves, Mode.INT8, Mode.INT8_DYNAMIC, Mode.INT8_WEIGHT, Mode.INT4_WEIGHT):
+        yield mode.value, _with(line, mode, "fp32")
+        if mode is Mode.INT8:
+            yield from ((f"{mode} {half}", _with(line, mode, half.value)) for half in halves)
 
 
-def _with_mode(line: Line, mode: Mode) -> Precision:
-    return line.recipe.precision.model_copy(update={"mode": mode})
+def _with(line: Line, mode: Mode, rest: str) -> Precision:
+    return line.recipe.precision.model_copy(update={"mode": mode, "rest": rest})
 
 
 def _measure(line: Line, target: str, name: str, precision: Precision, *, must: bool = False) -> Row:

@@ -44,6 +44,14 @@ def test_each_precision_has_its_figures_or_a_reason(recipe: Path, tmp_path: Path
     assert found["why"]
 
 
+def test_integers_beside_a_half_precision_are_measured_where_the_target_has_one(recipe: Path, tmp_path: Path) -> None:
+    line = Line(load_recipe(str(recipe)), Store.beside(tmp_path / "build"), Recorder())
+    rows = {row.name: row for row in advise(line, "openvino-cpu").rows}
+    assert list(rows) == ["fp32", "bf16", "int8", "int8 bf16", "int8-dynamic", "int8-weight", "int4-weight"]
+    assert rows["int8 bf16"].precision.rest == "bf16"
+    assert rows["int8 bf16"].outcome == "passed" or rows["int8 bf16"].reason
+
+
 def test_without_calibration_data_static_int8_is_a_row_with_the_reason(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe", data={"evaluation": {"npz": "evaluation.npz"}})
     line = Line(load_recipe(str(recipe)), Store.beside(tmp_path / "build"), Recorder())
