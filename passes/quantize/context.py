@@ -82,18 +82,24 @@ class QuantizeContext:
         """The graph as a model whose inner tensors can be read."""
         return Calibrated.open(self.write(graph, name), self.open_model, self.masks)
 
-    def count_anew(self, graph: gs.Graph, names: Iterable[str]) -> None:
+    def count_anew(self, graph: gs.Graph, names: Iterable[str], samples: int | None = None) -> None:
         """Give those tensors of `graph` their histogram back that a remedy rescaled.
 
-        Ranges and sums, which stay exact, are kept; what is counted are the batches that remedies fit on.
+        Ranges and sums, which stay exact, are kept; what is counted are the batches that remedies fit on, or about
+        `samples` samples, as many of each.
         """
         left = [name for name in dict.fromkeys(names) if not self.tensors[name].histogram]
         if not left:
             return
         inside = self.open_inside(graph, "counted")
+        most = None if samples is None else -(-samples // max(1, sum(1 for _ in self.fitting())))
+
+        def batches() -> Iterator[Feeds]:
+            return (feeds if most is None else inside.first(feeds, most) for feeds in self.fitting())
+
         while left:
             sweep = Sweep(inside, left, self.workdir, COUNTING_BUDGET, histograms=True)
-            sweep.run(lambda: self.fitting(), None, None)
+            sweep.run(batches, None, None)
             for name, seen in sweep.seen.tensors.items():
                 had = self.tensors[name]
                 # Channels that a remedy takes out of the integer product are in the tensor, and not in its range.

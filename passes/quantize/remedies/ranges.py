@@ -22,6 +22,10 @@ SHARES = np.linspace(1.0, 0.2, 41)
 """Shares of each end of the range that are tried."""
 
 
+COUNTED = 64
+"""About how many samples a histogram is counted on: their range is known, and a tensor has thousands of values each."""
+
+
 @dataclass(frozen=True)
 class ClipActivations:
     """Narrows the range of each tensor around a convolution to the one with the least mean squared error.
@@ -31,7 +35,7 @@ class ClipActivations:
 
     1. Inputs of quantized convolutions take part, and every tensor that a pair stands behind.
     2. Both ends are cut by one share first, then each end alone.
-    3. A tensor that another remedy rescaled is counted anew, on the batches that remedies fit on.
+    3. A tensor that another remedy rescaled is counted anew, on `COUNTED` samples of those that remedies fit on.
     4. Inputs of linear layers are left alone: their outlier channels are few and matter (`split-outliers`, `smooth`).
     """
 
@@ -45,7 +49,7 @@ class ClipActivations:
         names = _between_convolutions(plan)
         if not names:
             return PassResult(refusals=(Refusal("graph", "no convolution is quantized"),))
-        context.count_anew(graph, names)
+        context.count_anew(graph, names, COUNTED)
         details: dict[str, Any] = {}
         refusals: list[Refusal] = []
         for name in names:
