@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -109,8 +108,7 @@ def worker(who: str, file: str, model: str, samples: str, method: str) -> int:
     if CPU:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     seconds = (ours if who == "ours" else theirs)(Path(file), model, int(samples), method)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "peak": measure.peak_mib()}))
     return 0
 
 

@@ -104,6 +104,12 @@ def ratio(timing: Timing, baseline: Timing) -> Ratio:
     return Ratio(median, low, high)
 
 
+def peak_mib() -> float:
+    """This program's own peak; what `getrusage` says begins with the memory of the program that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def options(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from measure import Ask, conclude, options, print_machine, print_table
+from measure import Ask, conclude, options, peak_mib, print_machine, print_table
 
 SIZES = (5_000, 20_000, 50_000, 100_000)
 QUICK_SIZES = (5_000, 20_000)
@@ -64,8 +63,7 @@ def child(option: str, value: int) -> dict[str, float]:
 
 
 def report(**figures: float) -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(figures | {"peak": peak}))
+    print(json.dumps(figures | {"peak": peak_mib()}))
     return 0
 
 

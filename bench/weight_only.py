@@ -11,7 +11,6 @@ its peak is counted from a process that has only imported it.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -103,15 +102,15 @@ def worker(model: str, output: str, mode: str, policy: str) -> int:
     def never(*_: object, **__: object) -> object:
         raise AssertionError("weight-only modes run no model")
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = measure.peak_mib()
     begin = time.perf_counter()
     if mode != "nothing":
         quantize_model(
             Path(model), Path(output), None, policy=get_policy(policy),
             options=QuantizeOptions(mode=Mode(mode).value), open_model=never, batches=None,
         )  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": time.perf_counter() - begin, "peak": peak << 10, "before": before << 10}))
+    seconds, peak = time.perf_counter() - begin, measure.peak_mib()
+    print(json.dumps({"seconds": seconds, "peak": peak * (1 << 20), "before": before * (1 << 20)}))
     return 0
 
 
