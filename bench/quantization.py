@@ -56,7 +56,7 @@ CASES = {
     "squeezenet": Case("squeezenet/recipe.yaml", 0.5, 1.0),
     "resnet20": Case("cifar/resnet20.yaml", 0.5, 1.0),
     "resnet56": Case("cifar/resnet56.yaml", 0.5, 1.0),
-    "kws": Case("kws/recipe.yaml", 0.5, 1.0),
+    "kws": Case("kws/recipe.yaml", 0.5, 1.0, shapes=((1,), (8,))),
 }
 QUICK = ("resnet20", "kws")
 RANDOM = {
