@@ -2,7 +2,8 @@
 
 A product with a constant weight turns the constant into a bias, since W (x + c) = W x + c sum(W): the way in which
 integer kernels treat zero points (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", section 2.3).
+Integer-Arithmetic-Only Inference", section 2.3). A Conv pads with real zeros and so sums fewer weights at its border:
+its share is then a map of the output's size, which a fixed height and width make a constant.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.passes.graph.conformance.grids import Grid, grid_of, is_dequantize, real_values
+from enginery.passes.graph.conformance.paddings import is_padded, padded_share, share_fits
 from enginery.passes.graph.edit import label, producer
 from enginery.passes.graph.weights import is_known, numpy_dtype, peek
 
@@ -46,14 +48,13 @@ def is_product(user: gs.Node, index: int) -> bool:
 
 def takes_shift(user: gs.Node, index: int) -> bool:
     """Whether a product can read the tensor without a scalar shift and add the shift's share afterwards."""
-    if index != 0 or not is_product(user, index) or weight_of(user) is None:
+    if index != 0 or not is_product(user, index) or (weight := weight_of(user)) is None:
         return False
     grid_shift = _input_shift(user)
     if grid_shift is None or grid_shift.size != 1:
         return False
     if user.op == "Conv":
-        padded = any(user.attrs.get("pads", ())) or user.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-        return not padded
+        return not is_padded(user) or share_fits(user, weight)
     return user.op == "MatMul" or (user.op == "Gemm" and not user.attrs.get("transA", 0))
 
 
@@ -84,6 +85,8 @@ def add_shift(edits: Edits, user: gs.Node, source: gs.Tensor, shift: Array) -> N
 def _share(user: gs.Node, weight: Array) -> Array:
     """The sum of the weight over everything that one output element sums, shaped to be added to the result."""
     if user.op == "Conv":
+        if is_padded(user):
+            return padded_share(user, weight)
         total = weight.sum(axis=tuple(range(1, weight.ndim)))
         return total.reshape(1, -1, *([1] * (weight.ndim - 2)))
     if user.op == "Gemm":
