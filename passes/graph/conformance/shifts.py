@@ -3,7 +3,8 @@
 A product with a constant weight turns the constant into a bias, since W (x + c) = W x + c sum(W): the way in which
 integer kernels treat zero points (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", section 2.3). A Conv pads with real zeros and so sums fewer weights at its border:
-its share is then a map of the output's size, which a fixed height and width make a constant.
+its share is then a map of the output's size, which a fixed height and width make a constant. Where the second operand
+is computed as well, its columns are summed when the model runs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ Array = npt.NDArray[Any]
 
 _PRODUCTS: Final = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 
+_AXES_AS_INPUT: Final = 13
+"""The opset from which ReduceSum takes its axes as an input."""
+
 
 def shift_of(grid: Grid, node: gs.Node) -> Array | None:
     """What is added after dequantizing the shifted integers, shaped like the tensor; None where that is unknown."""
@@ -42,17 +46,23 @@ def shift_of(grid: Grid, node: gs.Node) -> Array | None:
 
 
 def is_product(user: gs.Node, index: int) -> bool:
-    """Whether a node multiplies and sums this input, which it does in integers behind a DQ node."""
-    return index in _PRODUCTS.get(user.op, ())
+    """Whether a node multiplies and sums this input in integers: behind DQ nodes, or with a constant."""
+    if index not in _PRODUCTS.get(user.op, ()):
+        return False
+    other = user.inputs[1 - index]
+    return is_known(other) or _is_dequantized(other)
 
 
 def takes_shift(user: gs.Node, index: int) -> bool:
     """Whether a product can read the tensor without a scalar shift and add the shift's share afterwards."""
-    if index != 0 or not is_product(user, index) or (weight := weight_of(user)) is None:
+    if index != 0 or not is_product(user, index):
         return False
     grid_shift = _input_shift(user)
     if grid_shift is None or grid_shift.size != 1:
         return False
+    weight = weight_of(user)
+    if weight is None:
+        return user.op == "MatMul" and all(given.shape is not None and len(given.shape) > 1 for given in user.inputs)
     if user.op == "Conv":
         return not is_padded(user) or share_fits(user, weight)
     return user.op == "MatMul" or (user.op == "Gemm" and not user.attrs.get("transA", 0))
@@ -73,13 +83,27 @@ def weight_of(user: gs.Node) -> Array | None:
 def add_shift(edits: Edits, user: gs.Node, source: gs.Tensor, shift: Array) -> None:
     """Let a product read `source` and add the shift's share to its result."""
     weight = weight_of(user)
-    assert weight is not None
     result = user.outputs[0]
-    share = _share(user, weight) * float(shift)
     dtype = np.dtype(np.float32) if result.dtype is None else numpy_dtype(result)
     new = edits.node(user.op, [source, *user.inputs[1:]], at=user, like=result, attrs=dict(user.attrs))
-    constant = edits.constant(f"{label(user)}/share", share.astype(dtype))
-    edits.replace(result, edits.node("Add", [new, constant], at=user, like=result, name=f"{label(user)}/shift"))
+    if weight is None:
+        share = _computed_share(edits, user, np.asarray(float(shift), dtype))
+    else:
+        share = edits.constant(f"{label(user)}/share", (_share(user, weight) * float(shift)).astype(dtype))
+    edits.replace(result, edits.node("Add", [new, share], at=user, like=result, name=f"{label(user)}/shift"))
+
+
+def _computed_share(edits: Edits, user: gs.Node, shift: Array) -> gs.Tensor:
+    """The shift times the sum of each column of the second operand."""
+    name, axes = label(user), np.array([-2])
+    given, attrs = [user.inputs[1]], {"keepdims": 1}
+    if edits.names.model.opset >= _AXES_AS_INPUT:
+        total = edits.node("ReduceSum", [*given, edits.constant(f"{name}/axes", axes)], at=user, attrs=attrs)
+    else:
+        total = edits.node("ReduceSum", given, at=user, attrs={**attrs, "axes": axes.tolist()})
+    share = edits.node("Mul", [total, edits.constant(f"{name}/share", shift)], at=user)
+    total.dtype = share.dtype = shift.dtype
+    return share
 
 
 def _share(user: gs.Node, weight: Array) -> Array:
@@ -95,6 +119,11 @@ def _share(user: gs.Node, weight: Array) -> Array:
         return np.asarray(weight.sum())
     # A stack of matrices keeps the place of the rows, so that its share is added to each of its products.
     return weight.sum(axis=-2, keepdims=weight.ndim > 2)
+
+
+def _is_dequantized(tensor: gs.Tensor) -> bool:
+    maker = producer(tensor)
+    return maker is not None and is_dequantize(maker)
 
 
 def _input_shift(user: gs.Node) -> Array | None:

@@ -47,12 +47,13 @@ class AsymmetricActivation(Rule):
        integers are those of before less 128.
     5. Behind a shifted tensor, a product with a constant weight (MatMul, Gemm, Conv) reads the tensor without c and
        adds c times the weight's sum, so that it stays an integer kernel. At the border of a padded Conv fewer weights
-       are summed: the sums are a constant of the output's size.
-    6. A product that admits no such sum (two activations, ConvTranspose, a padded Conv of dynamic or very large height
-       and width) would run in float behind a shift; its tensor is requantized to the smallest symmetric grid over the
-       same range instead, which costs at most one bit. What lay beyond an end of the old grid is still clipped there:
-       that may have been a Relu. A grid per channel, behind which everything runs in float, is requantized in the same
-       way to one grid for the whole tensor.
+       are summed: the sums are a constant of the output's size. Of a MatMul of two activations the first operand is
+       shifted in this way; the columns of the second are summed when the model runs.
+    6. A product that admits no such sum (the second operand of two activations, ConvTranspose, a padded Conv of dynamic
+       or very large height and width) would run in float behind a shift; its tensor is requantized to the smallest
+       symmetric grid over the same range instead, which costs at most one bit. What lay beyond an end of the old grid
+       is still clipped there: that may have been a Relu. A grid per channel, behind which everything runs in float, is
+       requantized in the same way to one grid for the whole tensor.
     7. A uint8 graph input is dequantized by Cast, Sub and Mul, which is exact.
     8. Not fixed: a quantized graph output (its type would change), integers that another operator makes or a subgraph
        reads, a scale or zero point that is computed, and a shift per channel of a tensor of unknown rank.

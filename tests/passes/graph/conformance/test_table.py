@@ -87,6 +87,16 @@ ROWS = [
     row("asymmetric-activation", "g (float[n, 4, s, 8] x) => (float[n, 8, s, 8] y)", CONV,
         "padded Conv of dynamic height", arrays={"z": U8(120), "t": np.full(8, STEP), "u": np.zeros(8, I8)},
         fixed="near", kernels="integer"),
+    *(row("asymmetric-activation", "g (float[n, 3, 16] x, float[n, 16, 5] r) => (float[n, 3, 5] y)",
+          "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) p = QuantizeLinear(r, t, u) "
+          "e = DequantizeLinear(p, t, u) y = MatMul(d, e) }", f"{which} of two activations", kernels="integer",
+          arrays={"t": F(0.04), **arrays}, opset=opset, fixed=fixed)
+      for which, opset, arrays, fixed in (
+          ("the first", 20, {"z": I8(-100)}, "exact"), ("the first", 12, {"z": I8(-100)}, "exact"),
+          ("the second", 20, {"u": I8(-60)}, "near"), ("each", 20, {"z": I8(-100), "u": I8(20)}, "near"))),
+    row("asymmetric-activation", "g (float[n, 16] x, float[16, 8] r) => (float[n, 8] y)",
+        "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, r) }", "beside a float operand",
+        arrays={"z": I8(-100)}, kernels="float"),
     row("asymmetric-activation", "g (uint8[n, 16] x) => (float[n, 8] y)",
         "{ d = DequantizeLinear(x, s, z) y = MatMul(d, f) }", "uint8 graph input", arrays={"z": U8(7), "f": W}),
     row("asymmetric-activation", "g (float[n, 16] x) => (uint8[n, 16] y)", "{ y = QuantizeLinear(x, s, z) }",
