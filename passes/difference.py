@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,21 @@ def measure(name: str, expected: Any, actual: Any) -> Difference:
         equal = bool(np.array_equal(expected, actual))
         return Difference(name, 0.0, 0.0) if equal else Difference(name, float("inf"), float("inf"))
     return _measure_floats(name, expected.astype(np.float64), actual.astype(np.float64))
+
+
+def worst_differences(answers: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> tuple[Difference, ...]:
+    """The largest error of each output over pairs of expected and actual answers.
+
+    Raises:
+        PassError: an output's shape or dtype differs.
+    """
+    worst: dict[str, Difference] = {}
+    for expected, actual in answers:
+        for name, value in expected.items():
+            difference = measure(name, value, actual[name])
+            if name not in worst or difference.relative > worst[name].relative:
+                worst[name] = difference
+    return tuple(worst.values())
 
 
 def _measure_floats(name: str, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Difference:

@@ -104,11 +104,22 @@ def _finish(
     value = edits.node(op, operands, at=node, attrs=attrs, name=f"{name}/{op}")
     value.dtype = np.dtype(np.float32)
     if len(node.inputs) > result[0] and not node.inputs[result[0]].is_empty():
-        ends = [node.inputs[index] for index in result if len(node.inputs) > index]
+        ends = _ends(edits, node, *result)
         quantized = edits.node("QuantizeLinear", [value, *ends], at=node, like=node.outputs[0], name=f"{name}/quantize")
         edits.replace(node.outputs[0], quantized)
     else:
         edits.replace(node.outputs[0], value)  # QGemm without a scale of its result gives float
+
+
+def _ends(edits: Edits, node: gs.Node, scale: int, zero: int) -> list[gs.Tensor]:
+    """Scale and zero point of the result. One left out is 0 of the operands' type here, uint8 there."""
+    if len(node.inputs) > zero and not node.inputs[zero].is_empty():
+        return [node.inputs[scale], node.inputs[zero]]
+    dtype, given = node.inputs[0].dtype, node.inputs[scale]
+    if dtype is None:
+        return [given]
+    shape = peek(given).shape if is_known(given) else ()
+    return [given, edits.constant(f"{node.name or node.op}/zero_point", np.zeros(shape, dtype))]
 
 
 def _dequantized(edits: Edits, node: gs.Node, value: int, scale: int, zero: int, *, weight: bool) -> gs.Tensor:

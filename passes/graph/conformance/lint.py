@@ -102,7 +102,7 @@ def fix_model(
         InvalidModelError: the file is no valid ONNX model.
         PassError: the fixed model lost an output, or changed its shape or type.
     """
-    from enginery.passes.difference import measure
+    from enginery.passes.difference import worst_differences
     from enginery.passes.graph.conformance.tensorrt import ConformTensorRT
     from enginery.passes.graph.ir import save_graph
     from enginery.passes.graph.shapes import infer_shapes
@@ -117,16 +117,11 @@ def fix_model(
         infer_shapes(graph)
     after = lint_graph(graph, target, ranges=ranges)
     save_graph(graph, output)
-    worst: dict[str, Difference] = {}
+    differences: tuple[Difference, ...] = ()
     if open_model is not None:
         old, new = open_model(model, optimize=False), open_model(output, optimize=False)
-        for feed in feeds:
-            expected, actual = old(feed), new(feed)
-            for name, value in expected.items():
-                difference = measure(name, value, actual[name])
-                if name not in worst or difference.relative > worst[name].relative:
-                    worst[name] = difference
-    return FixResult(before, after, result.changed, tuple(worst.values()))
+        differences = worst_differences((old(feed), new(feed)) for feed in feeds)
+    return FixResult(before, after, result.changed, differences)
 
 
 def _check_target(target: str) -> None:

@@ -70,6 +70,17 @@ def test_a_model_that_cannot_be_run_is_fixed_and_says_so(save, tmp_path):
     assert "not compared with the given model" in result.stdout
 
 
+def test_a_model_on_which_onnxruntime_aborts_is_fixed_and_says_so(save, tmp_path):
+    body = "q = QuantizeLinear(x, s, z) m = com.microsoft.QLinearSigmoid(q, s, , s, ) y = DequantizeLinear(m, s, z)"
+    text = f"{SIGNATURE} <float s = {{0.1}}, int8 z = {{0}}> {{ {body} }}"
+    fixed = tmp_path / "fixed.onnx"
+    result = lint(save(text), "--fix", fixed)
+    assert result.exit_code == 0, result.output
+    assert "not compared with the given model: ONNX Runtime was killed by SIG" in result.stdout
+    assert "on model.onnx" in result.stdout
+    assert lint(fixed).exit_code == 0
+
+
 def test_json_holds_everything(save, tmp_path):
     result = lint(save(FIXABLE), "--fix", tmp_path / "fixed.onnx", "--json")
     report = json.loads(result.stdout)
