@@ -68,7 +68,7 @@ def recorder(trt: Any, rows: list[tuple[str, str]]) -> Any:
     return Recorder()
 
 
-def build(trt: Any, builder: Any, request: dict[str, Any]) -> Any:
+def build(trt: Any, builder: Any, request: dict[str, Any], rows: list[tuple[str, str]]) -> Any:
     """Parse and build; the plan is a buffer of TensorRT's own memory."""
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, builder.logger)
@@ -90,7 +90,7 @@ def build(trt: Any, builder: Any, request: dict[str, Any]) -> Any:
     if serialized is None:
         raise RefusalError("the builder refuses the model")
     if cache is not None:
-        _write_cache(cache, config)
+        _write_cache(cache, config, rows)
     return serialized
 
 
@@ -107,7 +107,7 @@ def main(module: str, plan: int, path: list[str]) -> None:
         return
     answer: dict[str, Any] = {"log": rows, "error": None, "refused": False, "parser": [], "size": 0}
     try:
-        with memoryview(build(trt, builder, json.loads(given))) as serialized, os.fdopen(plan, "wb") as file:
+        with memoryview(build(trt, builder, json.loads(given), rows)) as serialized, os.fdopen(plan, "wb") as file:
             answer["size"] = serialized.nbytes
             file.write(serialized)
     except MismatchError as error:
@@ -180,16 +180,21 @@ def _read_cache(path: str, config: Any) -> None:
     if os.path.isfile(path):  # noqa: PTH113 (pathlib takes longer to import than this whole file)
         with open(path, "rb") as file:  # noqa: PTH123
             held = file.read()
-    if not config.set_timing_cache(config.create_timing_cache(held), ignore_mismatch=False):
+    cache = config.create_timing_cache(held)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         raise MismatchError(f"the timing cache {path} belongs to another device or version; delete it or name another")
 
 
-def _write_cache(path: str, config: Any) -> None:
+def _write_cache(path: str, config: Any, rows: list[tuple[str, str]]) -> None:
     # Two builds may share the cache: it appears by a rename, whole.
     temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "wb") as file:  # noqa: PTH123
-        file.write(memoryview(config.get_timing_cache().serialize()))
-    os.replace(temporary, path)  # noqa: PTH105
+    try:
+        with open(temporary, "wb") as file:  # noqa: PTH123
+            file.write(memoryview(config.get_timing_cache().serialize()))
+        os.replace(temporary, path)  # noqa: PTH105
+    except OSError as error:
+        # The plan is good all the same; the next build only takes as long as this one.
+        rows.append(("WARNING", f"the timing cache {path} could not be written: {error.strerror}"))
 
 
 def _in_a_thread(call: Callable[[], None]) -> bool:

@@ -23,7 +23,7 @@ from enginery.engines.tensorrt.layers import read_layers
 from enginery.engines.tensorrt.log import BuildLog
 from enginery.engines.tensorrt.options import BuildOptions, refuse_unsupported, settings_of
 from enginery.engines.tensorrt.process import PlanBuilder, Request
-from enginery.errors import EngineError
+from enginery.errors import EngineError, UsageError
 
 ENTRY: Final = "engine.plan"
 LOG: Final = "build.log"
@@ -133,9 +133,16 @@ class _TensorRT(Engine):
         return session
 
     def _timing_cache(self, spec: BuildSpec, options: BuildOptions, version: str) -> str | None:
-        """The recipe's file, else one in the build's own cache for this version and device."""
+        """The recipe's file, else one in the build's own cache for this version and device.
+
+        Raises:
+            UsageError: the file's folder does not exist.
+        """
         if options.timing_cache is not None:
-            return str(Path(options.timing_cache).resolve())
+            path = Path(options.timing_cache).resolve()
+            if not path.parent.is_dir():
+                raise UsageError(f"`timing_cache` of {self.target} is {path}, in a folder that is not there; make it.")
+            return str(path)
         found = devices()
         if self.rtx or spec.cache is None or options.device >= len(found):
             return None

@@ -1,5 +1,6 @@
 """Real builds with tensorrt_rtx, which needs no GPU for them; what runs is marked `gpu`."""
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -251,6 +252,64 @@ def test_a_timing_cache_is_written_whole_and_read_again(tmp_path):
             assert builder.build(request).error is None
         assert [path.name for path in cache.parent.iterdir()] == ["one.timing"]
         assert cache.stat().st_size > 0
+
+
+def test_a_timing_cache_that_cannot_be_written_is_a_warning(tmp_path):
+    model = models.save(models.linear(), tmp_path)
+    request = Request(
+        model.name, {"x": 2}, {"y": 2}, [{"x": [[1, 16], [4, 16], [32, 16]]}],
+        settings=settings_of(trt, BuildOptions(), "tensorrt-rtx"), timing_cache=str(tmp_path / "gone" / "cache"),
+    )  # fmt: skip
+    with PlanBuilder("tensorrt_rtx", tmp_path, tmp_path / "plan") as builder:
+        answer = builder.build(request)
+    assert answer.error is None
+    assert any(level == "WARNING" and "cache could not be written" in message for level, message in answer.log)
+
+
+class TestFullTensorRT:
+    """Its path through a build, with the module of TensorRT-RTX in its place, which takes the same calls."""
+
+    @pytest.fixture(autouse=True)
+    def stand_in(self, tmp_path, monkeypatch):
+        (tmp_path / "tensorrt.py").write_text("from tensorrt_rtx import *\n__version__ = '10.13.0.1'\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+        gpus = (Device("NVIDIA L4", "8.9"), Device("NVIDIA A10", "8.6"))
+        monkeypatch.setattr("enginery.engines.tensorrt.engine.devices", lambda: gpus)
+        monkeypatch.setattr("enginery.engines.tensorrt.engine.no_gpu_reason", lambda: None)
+        yield
+        sys.modules.pop("tensorrt", None)
+
+    def build(self, tmp_path, **options):
+        source, folder, cache = (tmp_path / name for name in ("source", "engine", "cache"))
+        for each in (source, folder, cache):
+            each.mkdir()
+        spec = dataclasses.replace(models.spec(**options), cache=cache)
+        return get_engine("tensorrt").build(models.save(models.linear(), source), folder, spec)
+
+    @pytest.mark.parametrize(
+        "options", [{"sparsity": True}, {"optimization_level": 2}, {"hardware_compatibility": "ampere+"}]
+    )
+    def test_its_own_options_are_taken(self, tmp_path, options):
+        artifact = self.build(tmp_path, **options)
+        assert (artifact.facts["runtime"], artifact.facts["capability"]) == ("tensorrt", "8.9")
+        assert artifact.options.items() >= options.items()
+
+    def test_another_gpu_has_a_timing_cache_of_its_own(self, tmp_path):
+        assert self.build(tmp_path, device=1).facts["capability"] == "8.6"
+        assert [path.name for path in (tmp_path / "cache").iterdir()] == ["tensorrt-10.13.0.1-nvidia-a10-8.6.timing"]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"device": 2}, "GPU 2 was asked for with `device`, counted from 0; the driver shows 2"),
+            ({"timing_cache": "absent/cache"}, "in a folder that is not there"),
+            ({"compute_capabilities": ["8.9"]}, "does not support `compute_capabilities`"),
+        ],
+    )
+    def test_what_it_cannot_take_is_said(self, tmp_path, options, message):
+        with pytest.raises((EngineError, UsageError), match=message):
+            self.build(tmp_path, **options)
 
 
 def test_a_read_only_home_does_not_stop_a_build(tmp_path, monkeypatch):
