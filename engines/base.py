@@ -7,7 +7,7 @@ check names, dtypes, shapes and life-cycle once, so that a backend writes four s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -172,6 +172,19 @@ class Engine(ABC):
     @abstractmethod
     def cannot_run(self) -> str | None:
         """Why this machine cannot run the target's engines (its run gates are then deferred), or None when it can."""
+
+    def check_options(  # noqa: B027 (an engine may have nothing to refuse so early)
+        self, options: Mapping[str, Any], dims: Mapping[str, DimRange], shapes: Sequence[Mapping[str, int]]
+    ) -> None:
+        """Refuse what a recipe says of the engine, before anything is done for its sake.
+
+        `shapes` holds the sizes of the dimensions at which the gates will run the engine. An engine may leave all of it
+        to `build`.
+
+        Raises:
+            UsageError: an option is unknown or has a value that it cannot have.
+            EngineError: this version has no such option.
+        """
 
     @abstractmethod
     def build(self, model: Path, folder: Path, spec: BuildSpec) -> Artifact:

@@ -8,7 +8,7 @@ full TensorRT needs one for building too, since it times its kernels on the devi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -63,6 +63,15 @@ class _TensorRT(Engine):
 
     def cannot_run(self) -> str | None:
         return self.cannot_build() or no_gpu_reason()
+
+    def check_options(
+        self, options: Mapping[str, Any], dims: Mapping[str, DimRange], shapes: Sequence[Mapping[str, int]]
+    ) -> None:
+        parsed = BuildOptions.parse(options, self.target)
+        trt = import_module(self.module)
+        refuse_unsupported(parsed, rtx=self.rtx, target=self.target, version=trt.__version__)
+        settings_of(trt, parsed, self.target)
+        parsed.check_coverage(dims, shapes, self.target)
 
     def build(self, model: Path, folder: Path, spec: BuildSpec) -> Artifact:
         if reason := self.cannot_build():

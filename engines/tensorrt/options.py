@@ -114,6 +114,25 @@ class BuildOptions:
             result.append({**dims, **{dim: DimRange(*bounds) for dim, bounds in profile.items()}})
         return tuple(result) or (dims,)
 
+    def check_coverage(self, dims: Mapping[str, DimRange], shapes: Sequence[Mapping[str, int]], target: str) -> None:
+        """Check that each of `shapes`, sizes of the dimensions, lies in a profile.
+
+        Raises:
+            UsageError: one does not; the message prints it and the profiles.
+        """
+        profiles = self.ranges(dims)
+        for sizes in shapes:
+            if not any(all(sizes[dim] in ranges[dim] for dim in sizes) for ranges in profiles):
+                given = ", ".join(f"{dim}={size}" for dim, size in sorted(sizes.items()))
+                raise UsageError(
+                    f"No profile of {target} covers {given}, which `dims` of the recipe promises and the gates run; "
+                    f"they cover {'; '.join(map(format_profile, profiles))}. Widen one, or narrow `dims`."
+                )
+
+
+def format_profile(ranges: Mapping[str, DimRange]) -> str:
+    return ", ".join(f"{dim} {bounds.min}-{bounds.max} (best {bounds.opt})" for dim, bounds in sorted(ranges.items()))
+
 
 def refuse_unsupported(options: BuildOptions, *, rtx: bool, target: str, version: str) -> None:
     """Raise EngineError for an option that this version does not have, or takes and ignores."""

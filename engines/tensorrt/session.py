@@ -17,7 +17,7 @@ from enginery.engines.cuda.runtime import Buffer, Graph, Stream
 from enginery.engines.kernels import kernel_facts
 from enginery.engines.tensorrt.layers import read_inspector
 from enginery.engines.tensorrt.log import BuildLog
-from enginery.engines.tensorrt.options import BuildOptions
+from enginery.engines.tensorrt.options import BuildOptions, format_profile
 from enginery.errors import EngineError, InputError
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -44,10 +44,6 @@ def choose_profile(sizes: Mapping[str, int], profiles: Sequence[Ranges], current
     if current in fitting:
         return current
     return min(fitting, key=lambda index: sum(bounds.max - bounds.min for bounds in profiles[index].values()))
-
-
-def format_profile(ranges: Ranges) -> str:
-    return ", ".join(f"{dim} {bounds.min}-{bounds.max} (best {bounds.opt})" for dim, bounds in sorted(ranges.items()))
 
 
 def named_sizes(feeds: Feeds, inputs: Sequence[TensorSpec]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from enginery.engines import BuildSpec, Session
 from enginery.errors import EngineError
 from enginery.pipeline.comparison.reference import spec_to_json
+from enginery.pipeline.comparison.shapes import cases
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import digest_json
 from enginery.pipeline.line.graph import MODEL
@@ -59,6 +60,8 @@ class Line(PrecisionStages):
         engine = self.engine(target)
         if reason := engine.cannot_build():
             raise EngineError(f"compile: cannot build for {target} here: {reason}")
+        options = self.recipe.engine.get(target, {})
+        engine.check_options(options, self.dims, [case.sizes for case in cases(self.dims)])
         graph = self.graph(target, precision)
 
         def run(folder: Path) -> None:

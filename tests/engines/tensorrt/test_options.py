@@ -63,6 +63,15 @@ def test_a_profile_keeps_the_ranges_that_it_leaves_out():
     assert second == {"batch": DimRange(1, 1, 1), "seq": DIMS["seq"]}
 
 
+def test_profiles_cover_what_the_gates_run():
+    sizes = [{"batch": 1, "seq": 1}, {"batch": 32, "seq": 256}]
+    parse(profiles=[{"batch": [1, 1, 1]}, {"batch": [2, 8, 32]}]).check_coverage(DIMS, sizes, "tensorrt")
+    parse().check_coverage(DIMS, sizes, "tensorrt")
+    message = "No profile of tensorrt covers batch=32, seq=256, .*cover batch 1-1 .best 1., seq 1-256 .*; batch 2-16"
+    with pytest.raises(UsageError, match=message):
+        parse(profiles=[{"batch": [1, 1, 1]}, {"batch": [2, 8, 16]}]).check_coverage(DIMS, sizes, "tensorrt")
+
+
 @pytest.mark.parametrize(
     ("profile", "message"),
     [
