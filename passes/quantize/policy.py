@@ -110,7 +110,6 @@ POLICIES: Mapping[str, Policy] = {
             compute={"Conv": OpRule(), "Gemm": OpRule(), "MatMul": OpRule(bias=None)},
             residual=True,
             products=True,
-            tables=True,
             unasked={"split-outliers": "a gather and a second product for each layer cost more than they gain"},
         ),
     )
