@@ -8,12 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from quantizable import attention_block, sequences, snr
+from quantizable import ModelBuilder, attention_block, sequences, snr
 from remedies import Patient
 
+from enginery.engines.onnxruntime import open_model
 from enginery.passes.base import PassResult
+from enginery.passes.graph import default_passes
 from enginery.passes.quantize.remedies.attention import SmoothAttention
 from enginery.passes.quantize.remedies.smooth import Smooth
+from enginery.passes.sequence import run_graph_passes
 
 
 def uneven(path: Path, **edits: np.ndarray) -> Path:
@@ -47,6 +50,31 @@ def test_the_float_model_stays_the_same_and_the_integer_one_gains(tmp_path: Path
     np.testing.assert_allclose(patient.float_outputs(), patient.reference(), rtol=1e-4, atol=1e-4)
     before = snr(plain.reference(), plain.outputs())
     assert snr(patient.reference(), patient.outputs()) > before + 3
+
+
+def test_one_product_for_queries_keys_and_values_takes_part_once_the_targets_passes_split_it(tmp_path: Path) -> None:
+    """As timm's transformers write it: (batch, seq, part, head, size), transposed and cut along the parts."""
+    b = ModelBuilder({"x": ("batch", "seq", 32)})
+    seen = b.op("Reshape", [b.linear("x", "qkv", 32, 96), b.weight("parts", np.array([0, 0, 3, 2, 16]))], "seen")
+    moved = b.op("Transpose", [seen], "moved", perm=[2, 0, 3, 1, 4])
+    query, key, value = (
+        b.op("Gather", [moved, b.weight(f"{name}.at", np.array(at))], name, axis=0)
+        for at, name in enumerate(("query", "key", "value"))
+    )
+    turned = b.op("Transpose", [key], "turned", perm=[0, 1, 3, 2])
+    scores = b.op("Mul", [b.op("MatMul", [query, turned], "scores"), b.weight("scale", np.float32(0.25))], "scaled")
+    mixed = b.op("MatMul", [b.op("Softmax", [scores], "weights", axis=-1), value], "mixed")
+    joined = b.op("Transpose", [mixed], "joined", perm=[0, 2, 1, 3])
+    b.linear(b.op("Reshape", [joined, b.weight("width", np.array([0, 0, 32]))], "flat"), "out", 32, 32)
+    whole = b.save(tmp_path / "whole.onnx", "out")
+    split = tmp_path / "split.onnx"
+    feeds = list(sequences()())
+    run_graph_passes(whole, split, default_passes("openvino-cpu"), open_model=open_model, feeds=feeds, prove="end")
+    patient, result = treated(split)
+    assert result.changed == 1
+    np.testing.assert_allclose(patient.float_outputs(), patient.reference(), rtol=1e-4, atol=1e-4)
+    _, refused = treated(whole)
+    assert refused.changed == 0
 
 
 def test_no_node_is_added(tmp_path: Path) -> None:
