@@ -12,7 +12,7 @@ from enginery.passes.quantize.grid import LIMITS
 from enginery.passes.quantize.options import QuantizeOptions
 from enginery.passes.quantize.plan import names_of
 from enginery.passes.quantize.policy import Policy
-from enginery.passes.quantize.weights import values
+from enginery.passes.quantize.weights import constant_at, values
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -43,7 +43,7 @@ def quantize_tables(graph: gs.Graph, policy: Policy, options: QuantizeOptions) -
             refusals.append(Refusal(node.name or table.name, reason))
             continue
         if table.name not in made:
-            made[table.name] = _integers(table)
+            made[table.name] = _integers(constant_at(node, 0))
         integers, scales = made[table.name]
         _look_up(graph, node, integers, scales)
         shape = tuple(map(int, table.shape or ()))
