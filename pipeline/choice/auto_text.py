@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from enginery.pipeline.choice.advice_text import table_lines
+from enginery.pipeline.report.document import milliseconds
 
 if TYPE_CHECKING:
     from enginery.pipeline.report import Candidate, ShapeTime
 
-MOST_REASON = 150
+MOST_REASON = 60
 """Characters of a reason; the report and --json have the whole."""
 
 
@@ -23,7 +24,7 @@ def candidate_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
     rows: list[tuple[str, ...]] = []
     for each in candidates:
         options = "".join(f", {key} {value}" for key, value in each.options.items())
-        times = [f"{time.median_ms:.3g} ms" + (f" ({time.ratio:.2f})" if compared else "") for time in each.shapes]
+        times = [milliseconds(time.median_ms) + (f" ({time.ratio:.2f})" if compared else "") for time in each.shapes]
         mean = [f"{each.ratio:.2f}" if each.ratio is not None else ""] if compared else []
         size = f"{each.bytes / 1e6:.3g} MB" if each.bytes is not None else ""
         reason = each.reason if len(each.reason) <= MOST_REASON else f"{each.reason[:MOST_REASON]}…"

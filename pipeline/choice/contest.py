@@ -21,6 +21,9 @@ from enginery.pipeline.recipe.file import LoadedRecipe
 from enginery.pipeline.report import Candidate, ShapeTime
 from enginery.pipeline.store import Store
 
+BUSY: Final = 0.5
+"""Cores that other work keeps busy, from which on nothing is learnt about numbers of threads."""
+
 CLEARLY: Final = 0.98
 """Session options are changed only for a median ratio below this: less is within what a machine's noise makes."""
 
@@ -131,7 +134,7 @@ def rank(contest: Contest, trials: Sequence[Trial]) -> list[Trial]:
     """The candidates, best first, by the paired ratio of their latency: a median of times drifts with the machine."""
     if not trials:
         return []
-    timed = _take_turns(contest, trials)
+    timed, _ = _take_turns(contest, trials)
     timed.sort(key=lambda trial: ((trial.size or 0) if contest.by_size else 0, trial.latency))
     word = "larger" if contest.by_size else "slower"
     return [timed[0], *(replace(trial, outcome=word) for trial in timed[1:])]
@@ -150,9 +153,13 @@ def tune(contest: Contest, winner: Trial) -> list[Trial]:
         return [winner, *(replace(_untimed(each), outcome="not tried", reason=late) for each in variants)]
     built = [_compiled(contest, each) for each in variants]
     out = [_untimed(each) for each in built if each.outcome != "tried"]
-    own, *timed = _take_turns(contest, [winner, *(each for each in built if each.outcome == "tried")])
+    (own, *timed), taken = _take_turns(contest, [winner, *(each for each in built if each.outcome == "tried")])
     # One scale for the whole table: what was measured here is told by its ratio to the winner.
     timed = [_beside(winner, own, each) for each in timed]
+    if taken > BUSY:
+        why = f"other work kept {taken:.1f} cores busy, which says nothing about an idle machine"
+        out += [replace(each, outcome="refused", reason=why) for each in timed if "threads" in each.options]
+        timed = [each for each in timed if "threads" not in each.options]
     for fastest in sorted(timed, key=lambda trial: trial.latency):
         if fastest.latency >= CLEARLY * winner.latency:
             break
@@ -206,18 +213,24 @@ def _beside(winner: Trial, own: Trial, variant: Trial) -> Trial:
     return replace(variant, outcome="slower", shapes=tuple(shapes))
 
 
-def _take_turns(contest: Contest, trials: Sequence[Trial]) -> list[Trial]:
-    """Run the candidates in turns at every shape. Ratios are to the first float32 engine, or to the first."""
+def _take_turns(contest: Contest, trials: Sequence[Trial]) -> tuple[list[Trial], float]:
+    """Run the candidates in turns at every shape. Ratios are to the first float32 engine, or to the first.
+
+    Returns:
+        The candidates with what they took, and how many cores other work kept busy.
+    """
     trials = [_untimed(trial) for trial in trials]
     lines = [trial.line for trial in trials if trial.line is not None]
     modes = [choose_precision(contest.recipe, trial.mode.value) for trial in trials]
     candidates = list(zip(lines, (trial.target for trial in trials), modes, strict=True))
-    heats = stored_race(candidates, shapes_to_race(contest.recipe), contest.seconds / 2)
+    found = stored_race(candidates, shapes_to_race(contest.recipe), contest.seconds / 2)
+    if found.taken > BUSY:
+        contest.events.note(f"other work kept {found.taken:.1f} cores busy while candidates were timed")
     baseline = next((index for index, trial in enumerate(trials) if trial.mode is Mode.FP32), 0)
     timed = list(trials)
-    for heat in heats:
+    for heat in found.heats:
         ratios, medians = paired_ratios(heat.seconds, baseline), 1e3 * np.median(heat.seconds, axis=0)
         for index, (ratio, median) in enumerate(zip(ratios, medians, strict=True)):
-            found = ShapeTime(shape=str(heat.case), weight=heat.weight, median_ms=float(median), ratio=ratio)
-            timed[index] = replace(timed[index], shapes=(*timed[index].shapes, found))
-    return timed
+            took = ShapeTime(shape=str(heat.case), weight=heat.weight, median_ms=float(median), ratio=ratio)
+            timed[index] = replace(timed[index], shapes=(*timed[index].shapes, took))
+    return timed, found.taken

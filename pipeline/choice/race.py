@@ -17,7 +17,7 @@ from enginery.pipeline.comparison.shapes import Case, fit
 from enginery.pipeline.events import StageName
 from enginery.pipeline.files import pretty_json
 from enginery.pipeline.line import RUNTIMES, Line
-from enginery.pipeline.machine import processor
+from enginery.pipeline.machine import cores_taken, processor
 from enginery.pipeline.recipe import Precision, Recipe
 from enginery.pipeline.stages.benchmark import FILE, MIN_PAIRS, Seconds, take_turns
 from enginery.pipeline.store.keys import make_key
@@ -38,6 +38,14 @@ class Heat:
     case: Case
     weight: int
     seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race at several shapes. `taken` is how many cores other work kept busy when it began."""
+
+    heats: tuple[Heat, ...]
+    taken: float
 
 
 def shapes_to_race(recipe: Recipe) -> list[tuple[Case, int]]:
@@ -66,12 +74,12 @@ def race(candidates: Candidates, seconds: float) -> Seconds:
     """
     events, begin, line = candidates[0][0].events, time.monotonic(), candidates[0][0]
     events.started(STAGE, f"{len(candidates)} candidates in turns")
-    taken = _measure(candidates, [(line.shapes.case("opt"), 1)], seconds)
+    found = _measure(candidates, [(line.shapes.case("opt"), 1)], seconds)
     events.finished(STAGE, time.monotonic() - begin)
-    return taken[0].seconds
+    return found.heats[0].seconds
 
 
-def stored_race(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds: float) -> list[Heat]:
+def stored_race(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds: float) -> Race:
     """A race at every one of `shapes` through the store: equal engines on one machine are not measured again.
 
     Each candidate is measured for about `seconds` at the first shape and for half of that at each of the others.
@@ -79,7 +87,8 @@ def stored_race(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seco
     line = candidates[0][0]
 
     def run(folder: Path) -> None:
-        record = {"heats": [each.seconds.tolist() for each in _measure(candidates, shapes, seconds)]}
+        found = _measure(candidates, shapes, seconds)
+        record = {"heats": [each.seconds.tolist() for each in found.heats], "taken": found.taken}
         (folder / FILE).write_text(pretty_json(record), encoding="utf-8")
 
     engines = {str(index): each.compile(target, mode).digest for index, (each, target, mode) in enumerate(candidates)}
@@ -90,22 +99,24 @@ def stored_race(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seco
         code=[__name__, "enginery.pipeline.stages.benchmark"],
         tools=sorted({tool for tools in RUNTIMES.values() for tool in tools}),
     )
-    stored: Any = line.store.obtain(STAGE, key, line.line, run, line.events).measured["heats"]
-    return [Heat(case, weight, np.array(seconds)) for (case, weight), seconds in zip(shapes, stored, strict=True)]
+    stored: Any = line.store.obtain(STAGE, key, line.line, run, line.events).measured
+    pairs = zip(shapes, stored["heats"], strict=True)
+    return Race(tuple(Heat(case, weight, np.array(each)) for (case, weight), each in pairs), stored["taken"])
 
 
-def _measure(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds: float) -> list[Heat]:
+def _measure(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds: float) -> Race:
     line = candidates[0][0]
     with ExitStack() as stack:
         stack.enter_context(
             line.store.lock("benchmark", lambda: line.events.waiting(STAGE, "another build is measuring"))
         )
+        taken = cores_taken()
         sessions: list[Session] = [
             stack.enter_context(each.open(target, precision)) for each, target, precision in candidates
         ]
         generator, found = np.random.default_rng(line.recipe.seed), list[Heat]()
         for index, (case, weight) in enumerate(shapes):
-            taken = take_turns(
+            rounds = take_turns(
                 sessions,
                 _feeds(line, case),
                 seconds * len(sessions) / (1 if index == 0 else 2),
@@ -113,8 +124,8 @@ def _measure(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds
                 lambda done, total: line.events.progress(STAGE, done, total, "rounds"),
                 least=MIN_PAIRS if index == 0 else FEWEST,
             )
-            found.append(Heat(case, weight, taken))
-        return found
+            found.append(Heat(case, weight, rounds))
+        return Race(tuple(found), taken)
 
 
 def _feeds(line: Line, case: Case) -> Feeds:

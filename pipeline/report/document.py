@@ -148,6 +148,11 @@ class StageTime(Record):
     why: str = ""
 
 
+def milliseconds(value: float) -> str:
+    """Three digits, and all of them where there are more before the point."""
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
 class ShapeTime(Record):
     """What a candidate of `auto` took at one shape. `weight` is how often the shape counts in the mean."""
 

@@ -9,7 +9,7 @@ from enginery.pipeline.bundle.manifest import GateVerdict, Verdict
 from enginery.pipeline.recipe import Mode
 from enginery.pipeline.report import charts
 from enginery.pipeline.report.charts import Bar
-from enginery.pipeline.report.document import Errors, Report
+from enginery.pipeline.report.document import Errors, Report, milliseconds
 from enginery.pipeline.report.markdown import headline, how_raced, raced_shapes
 from enginery.pipeline.report.page import render
 
@@ -52,6 +52,7 @@ def render_html(report: Report) -> str:
         origin=_flat(report.original),
         raced=raced_shapes(report),
         how_raced=how_raced(report),
+        milliseconds=milliseconds,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from enginery.pipeline.bundle.manifest import Verdict
-from enginery.pipeline.report.document import Errors, Report, ShapeTime
+from enginery.pipeline.report.document import Errors, Report, ShapeTime, milliseconds
 
 MARKS = {
     Verdict.PASSED: "passed",
@@ -144,7 +144,7 @@ def _candidates(report: Report) -> str:
             ", ".join(f"{key} {value}" for key, value in item.options.items()),
             item.outcome,
             _number(item.ratio, "{:.3f}"),
-            *(f"{each.ratio:.3f} ({each.median_ms:.3g} ms)" for each in item.shapes),
+            *(f"{each.ratio:.3f} ({milliseconds(each.median_ms)})" for each in item.shapes),
             *[""] * (len(raced) - len(item.shapes)),
             _number(item.bytes, "{:,}"),
             item.reason,

@@ -177,6 +177,16 @@ def test_a_second_run_repeats_no_build(tmp_path: Path) -> None:
     assert not events.ran
 
 
+def test_on_a_busy_machine_the_number_of_threads_is_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginery.pipeline.choice.race.cores_taken", lambda: 1.4)
+    result = choose(write_recipe(tmp_path / "r"), tmp_path / "b", target="onnxruntime-cpu", precision="auto")
+    (one,) = [item for item in table(result) if item.options == {"threads": 1}]
+    assert (one.outcome, one.reason.split(",")[0]) == ("refused", "other work kept 1.4 cores busy")
+    assert Bundle.open(result.bundle).manifest.engine.options["threads"] == 0
+
+
 def test_options_of_the_recipe_are_not_searched(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "r", engine={"onnxruntime-cpu": {"threads": 1, "spinning": False}})
     result = choose(recipe, tmp_path / "b", target="onnxruntime-cpu", precision="auto")
