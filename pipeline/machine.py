@@ -24,7 +24,7 @@ def processor() -> str:
 
 
 def cores_taken(seconds: float = LOOK_SECONDS) -> float:
-    """How many cores other work keeps busy while this process sleeps for `seconds`; 0 where the system tells nothing."""
+    """How many cores other work keeps busy while this process sleeps for `seconds`; 0 where nothing tells."""
     before = _ticks()
     time.sleep(seconds)
     after = _ticks()
