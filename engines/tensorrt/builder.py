@@ -2,8 +2,9 @@
 
 Three reasons for the process. The builder orders some symbols by the addresses of its objects, so that in a process
 with a history about one plan in ten differs in a few bytes; a thread with memory of its own, in a fresh process without
-address randomization, gives the same bytes each time. A crash of the native builder becomes an error instead of taking
-the caller along. And what the native code prints on its own goes into the build log instead of the terminal.
+address randomization, one thread at a time, gives the same bytes. A crash of the native builder becomes an error
+instead of taking the caller along. And what the native code prints on its own goes into the build log instead of the
+terminal.
 
 Arguments: the Python module of TensorRT; the number of an open file descriptor, to which the plan is written; a JSON
 list of where Python looks for modules. Input (stdin): a JSON object, the fields of `process.Request`; while this
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+RTX = "tensorrt_rtx"
 LAYERS = "Layers:\n"
 """How the builder's listing of an engine's layers begins."""
 
@@ -96,6 +98,8 @@ def build(trt: Any, builder: Any, request: dict[str, Any], rows: list[tuple[str,
 
 def main(module: str, plan: int, path: list[str]) -> None:
     sys.path[:] = path
+    if module == RTX:
+        _one_thread_at_a_time()
     # Native code prints to file descriptor 1 as it likes; the answer goes out through a private copy of it.
     output = os.dup(1)
     os.dup2(2, 1)
@@ -116,6 +120,23 @@ def main(module: str, plan: int, path: list[str]) -> None:
         answer |= {"error": str(error), "refused": True, "parser": error.parser}
     with os.fdopen(output, "w") as stream:
         json.dump(answer, stream)
+
+
+def _one_thread_at_a_time() -> None:
+    """Keep to one processor, where no thread that wakes up interrupts another.
+
+    TensorRT-RTX compiles kernels in threads that number their symbols with one counter. Side by side, or interrupting
+    each other, they number them otherwise in each build. Full TensorRT times its kernels, and differs all the same.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[os.getpid() % len(processors)]})
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:
+        # A sandbox may forbid it; what the plan computes does not depend on it.
+        return
 
 
 def _strongly_typed(trt: Any) -> int:
