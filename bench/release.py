@@ -100,6 +100,7 @@ def write_paperwork(bundle: Path) -> None:
             "evaluation": [output.model_dump(mode="json") for output in report.evaluation],
             "metric": None,
             "session": {},
+            "kernels": report.kernels,
         }
     )
     with tempfile.TemporaryDirectory() as folder:
