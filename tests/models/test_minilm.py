@@ -74,6 +74,16 @@ def test_calibration_and_evaluation_are_disjoint_and_repeat():
     assert evaluation[:40] == list(islice(docstrings("evaluation"), 40))
 
 
+def test_texts_of_about_one_length_share_a_batch():
+    texts = batches("evaluation", 64)
+    ids = {tuple(row[mask == 1]) for feeds in texts for row, mask in zip(*feeds.values(), strict=True)}
+    alone = {tuple(feeds["input_ids"][0]) for feeds in batches("evaluation", 64, batch=1)}
+    assert ids == alone
+    valid = sum(int(feeds["attention_mask"].sum()) for feeds in texts)
+    assert sum(feeds["input_ids"].size for feeds in texts) < 1.5 * valid
+    assert not texts[0]["attention_mask"].all(), "the shapes are cut from the first batch: it must have padding"
+
+
 def test_batches_are_padded_and_of_many_lengths(recipe):
     data = open_data(recipe.recipe.data.calibration, recipe.folder, recipe.recipe.inputs, recipe.recipe.dims)
     masks = [batch.inputs["attention_mask"] for batch in data.batches()]
