@@ -70,8 +70,8 @@ def benchmark(
         folder: empty.
         candidate: the engine.
         baseline: the float engine of the same target; None when the candidate is that engine.
-        original: the original in its own framework; None where it has none. It runs in turns with the candidate after
-            the baseline did, so that its threads disturb no gate.
+        original: the original in its own framework; None where it has none. It runs in turns with the candidate, after
+            the baseline did where there is one: it disturbs no gate.
         feeds: inputs at the optimal shape.
         case: what the feeds are, for the report.
         budget: seconds to measure for where there is a baseline, a third of it for anything else; at least `MIN_PAIRS`
@@ -80,20 +80,22 @@ def benchmark(
         progress: hears (pairs done, None).
     """
     generator = np.random.default_rng(seed)
-    # Only what a gate asks about is measured for the whole budget.
-    judged = budget if baseline is not None else budget / 3
-    times = measure(candidate, baseline, feeds, judged, generator, progress)
     record: dict[str, Any] = {
         "case": case,
-        "candidate": summarize(times.candidate),
-        **dict.fromkeys(("baseline", "speed", "original", "against_original")),
+        **dict.fromkeys(("candidate", "baseline", "speed", "original", "against_original")),
     }
-    if times.baseline is not None:
-        record["baseline"] = summarize(times.baseline)
-        record["speed"] = speed_figures(times.baseline / times.candidate, generator)
+    # Only what a gate asks about is measured for the whole budget.
+    if baseline is not None or original is None:
+        judged = budget if baseline is not None else budget / 3
+        times = measure(candidate, baseline, feeds, judged, generator, progress)
+        record["candidate"] = summarize(times.candidate)
+        if times.baseline is not None:
+            record["baseline"] = summarize(times.baseline)
+            record["speed"] = speed_figures(times.baseline / times.candidate, generator)
     if original is not None:
         times = measure(candidate, original, feeds, budget / 3, generator, progress, least=TOLD_PAIRS)
         assert times.baseline is not None
+        record["candidate"] = record["candidate"] or summarize(times.candidate)
         record["original"] = summarize(times.baseline)
         record["against_original"] = speed_figures(times.baseline / times.candidate, generator)
     (folder / FILE).write_text(pretty_json(record))

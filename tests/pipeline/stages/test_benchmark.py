@@ -83,6 +83,14 @@ def test_the_original_runs_after_the_gate_was_measured(tmp_path: Path) -> None:
     assert log.index("original") > max(index for index, name in enumerate(log) if name == "baseline")
 
 
+def test_with_no_gate_to_ask_the_engine_is_timed_beside_the_original_alone(tmp_path: Path) -> None:
+    found, log = _measured(tmp_path, 0.002, None, 0.008)
+    assert found["speed"] is None
+    assert found["candidate"]["runs"] == found["original"]["runs"] == found["against_original"]["pairs"] == TOLD_PAIRS
+    # Two warm-ups and one timed run come first, then blocks with a run that is thrown away.
+    assert log.count("original") <= 3 + TOLD_PAIRS * (1 + 3)
+
+
 def test_runs_alternate_in_an_order_that_is_mixed(tmp_path: Path) -> None:
     _, log = _measured(tmp_path, 0.005, 0.005)
     # Two warm-ups and one timed run of each come first; then pairs of blocks, each with a run that is thrown away.
