@@ -54,6 +54,7 @@ CLEANING = (
     "freeze-initializers",
     "remove-dead-code",
     "fold-constants",
+    "raise-opset{version=13}",  # Q/DQ pairs per channel, and every recognized form, need as much at least.
     "merge-duplicate-weights",
     "merge-duplicate-nodes",
     "simplify-shapes",

@@ -1,31 +1,33 @@
-"""Raising the opset of a model, from 13 on, where no operator in it changed its meaning."""
+"""Raising the opset of a model, from 7 on, where no operator in it changed its meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from enginery.passes.graph.edit import Names, label
 from enginery.passes.graph.ir import all_graphs
+from enginery.passes.graph.older_opsets import CHANGES as OLDER_CHANGES
+from enginery.passes.graph.older_opsets import Change, as_it_is, axes_to_input
 
 if TYPE_CHECKING:
-    Adapter = Callable[[gs.Node, Names], None]
+    import onnx_graphsurgeon as gs
 
-OLDEST = 13
-"""Before opset 13 too many operators moved attributes to inputs; the exporter does that better."""
+OLDEST = 7
+"""Before opset 7 operators broadcast by attributes, in ways that their successors cannot say."""
 
-_IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 12}
+LEAST = 13
+"""What a model is raised to at least: per-channel Q/DQ pairs and bfloat16 begin there."""
+
+_IR_VERSIONS = {13: 7, 14: 7, **dict.fromkeys(range(15, 19), 8), 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12}
 
 
 def raise_opset(model: gs.Graph, version: int) -> str | None:
-    """Raise the default domain of the model to `version`.
+    """Raise the default domain of the model to `version`, `LEAST` or newer.
 
-    Operators between the two versions mostly gained types. Those that changed their meaning are rewritten by an
-    adapter, or the whole model is left as it was.
+    Operators between the two versions mostly gained types. Those that changed their form or meaning are rewritten, or
+    the whole model is left as it was.
 
     Returns:
         None when the model has at least that opset now, else why not, naming the node.
@@ -33,22 +35,30 @@ def raise_opset(model: gs.Graph, version: int) -> str | None:
     if model.opset >= version:
         return None
     if model.opset < OLDEST:
-        return f"opset {model.opset} is older than {OLDEST}; export the model with a newer opset"
-    work: list[tuple[Adapter, gs.Node]] = []
+        return f"opset {model.opset} is older than {OLDEST}; export the model with a newer one"
+    work: list[tuple[Change, gs.Node]] = []
     for graph in all_graphs(model):
         for node in graph.nodes:
-            for (op, since), adapter in _CHANGED.items():
-                if not node.domain and node.op == op and model.opset < since <= version:
-                    if isinstance(adapter, str):
-                        return f"{label(node)!r}: {op} changed its meaning in opset {since}: {adapter}"
-                    work.append((adapter, node))
-            if reason := _unknown(node, model.opset, version):
+            changes = _changes(node, model.opset, version)
+            for since, change in changes:
+                reason = change if isinstance(change, str) else change.why_not(node)
+                if reason is not None:
+                    return f"{label(node)!r}: {node.op} changed its meaning in opset {since}: {reason}"
+                work.append((change, node))
+            if not changes and (reason := _unknown(node, model.opset, version)):
                 return reason
     names = Names(model)
-    for adapter, node in work:
-        adapter(node, names)
+    for change, node in work:
+        change.rewrite(node, names)
     _set_opset(model, version)
     return None
+
+
+def _changes(node: gs.Node, old: int, new: int) -> list[tuple[int, Change | str]]:
+    """What happened to the node's operator between two opsets, in order."""
+    if node.domain:
+        return []
+    return [(since, change) for (op, since), change in _CHANGED.items() if node.op == op and old < since <= new]
 
 
 def _unknown(node: gs.Node, old: int, new: int) -> str | None:
@@ -71,12 +81,6 @@ def _set_opset(model: gs.Graph, version: int) -> None:
     model.ir_version = max(model.ir_version or 0, _IR_VERSIONS.get(version, 0))
 
 
-def _axes_to_input(node: gs.Node, names: Names) -> None:
-    axes = node.attrs.pop("axes", None)
-    if axes is not None:
-        node.inputs.append(gs.Constant(names.fresh(f"{label(node)}/axes"), np.array(axes, np.int64)))
-
-
 def _count_outputs(node: gs.Node, names: Names) -> None:
     del names
     if len(node.inputs) < 2 or node.inputs[1].is_empty():
@@ -89,12 +93,24 @@ def _rename_mode(node: gs.Node, names: Names) -> None:
     node.attrs["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
 
 
+def _trains(node: gs.Node) -> str | None:
+    return "it gives out the statistics of a training step" if len(node.outputs) > 1 else None
+
+
+def _older_pixels(node: gs.Node, names: Names) -> None:
+    del names
+    node.attrs["coordinate_transformation_mode"] = "output_half_pixel"
+
+
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
-_CHANGED: dict[tuple[str, int], Adapter | str] = {
-    **{(f"Reduce{kind}", 18): _axes_to_input for kind in _REDUCTIONS},
-    ("Split", 18): _count_outputs,
-    ("GridSample", 20): _rename_mode,
+_CHANGED: dict[tuple[str, int], Change | str] = {
+    **OLDER_CHANGES,
+    **{(f"Reduce{kind}", 18): Change(axes_to_input) for kind in _REDUCTIONS},
+    ("BatchNormalization", 14): Change(as_it_is, _trains),
+    ("RoiAlign", 16): Change(_older_pixels),
+    ("Split", 18): Change(_count_outputs),
+    ("GridSample", 20): Change(_rename_mode),
     ("DFT", 20): "its axis became an input",
     ("GroupNormalization", 21): "its scale and bias went from groups to channels",
 }
-"""Operators that changed their meaning since opset 13: what rewrites them, or why they are left."""
+"""Operators that changed their form or meaning since opset 7, in order: what rewrites them, or why they are left."""

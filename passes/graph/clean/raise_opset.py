@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class RaiseOpset:
     """Raises the opset of the standard operators to `version`.
 
-    1. Operators that gained types or attributes stay as they are; axes of reductions, parts of a split and modes of a
-       sampling move to where the new opset reads them.
+    1. Operators that gained types or attributes stay as they are; axes, bounds, pads, parts of a split and modes of a
+       sampling move to where the new opset reads them, and Upsample becomes Resize.
     2. A model with an operator that changed its meaning in another way, that ended, or that is unknown in the new
-       opset, and a model older than opset 13, is left, and the node is named. (Refused.)
+       opset, and a model older than opset 7, is left, and the node is named. (Refused.)
     3. A model that has this opset or a newer one stays as it is.
 
     Passes that write a newer operator raise the model by themselves; this pass is for lists of one's own.

@@ -13,6 +13,7 @@ from enginery.passes.graph import CLEANING, graph_passes
 from enginery.passes.graph.ir import export_model, import_model
 from enginery.passes.graph.shapes import infer_shapes
 from enginery.passes.sequence import check
+from enginery.passes.spec import parse_pass
 
 CHUNKS = 8
 
@@ -50,7 +51,7 @@ def cleaned(case: Case) -> onnx.ModelProto:
     infer_shapes(graph)
     registry = graph_passes()
     for name in CLEANING:
-        if registry[name]().apply(graph).changed:
+        if parse_pass(name, registry).apply(graph).changed:
             check(graph)
             infer_shapes(graph)
     return export_model(graph)

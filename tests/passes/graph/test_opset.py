@@ -29,7 +29,6 @@ def test_a_split_says_how_many():
 @pytest.mark.parametrize(
     ("text", "opset", "reason"),
     [
-        ("g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }", 11, "opset 11 is older than 13"),
         (
             """g (float[N, 4, 2] x) => (float[N, 4, 2] y) <float[2] s = {1, 1}, float[2] b = {0, 0}>
             { y = GroupNormalization<num_groups: int = 2>(x, s, b) }""",
