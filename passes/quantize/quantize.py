@@ -5,10 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from enginery.errors import StatisticsError
+import numpy as np
+
+from enginery.errors import InvalidModelError, StatisticsError
 from enginery.passes.base import OpenModel, PassResult
 from enginery.passes.calibration.batches import Batches, kept
 from enginery.passes.calibration.digest import graph_digest
+from enginery.passes.calibration.exposed import COMPUTE
 from enginery.passes.calibration.observers import make_observer
 from enginery.passes.calibration.statistics import Statistics
 from enginery.passes.quantize.context import MOST_BATCHES, QuantizeContext
@@ -16,9 +19,11 @@ from enginery.passes.quantize.dynamic import quantize_dynamically
 from enginery.passes.quantize.explain import explain_nodes, snr_along_depth
 from enginery.passes.quantize.fold import fold
 from enginery.passes.quantize.options import QuantizeOptions
+from enginery.passes.quantize.plan import names_of
 from enginery.passes.quantize.policy import Policy
 from enginery.passes.quantize.remedies import treat
 from enginery.passes.quantize.weight_only import quantize_weights
+from enginery.passes.quantize.weights import has_constant_weight, weight_of
 
 
 def quantize_model(
@@ -47,16 +52,18 @@ def quantize_model(
 
     Raises:
         StatisticsError: statistics are absent, incomplete, or of another graph.
+        InvalidModelError: the model is not float32, or its opset has no Q/DQ pairs per channel.
     """
     from enginery.passes.graph.ir import save_graph
 
+    _require_quantizable(model, options)
     if options.mode != "int8":
         return _without_statistics(model, output, policy, options)
     if statistics is None:
         raise StatisticsError("Static int8 needs statistics and got none. Run `enginery calibrate` first.")
     statistics.require_graph(graph_digest(model))
     if not statistics.complete:
-        raise StatisticsError("The statistics are of an interrupted run. Resume it with `enginery calibrate --resume`.")
+        raise StatisticsError("The statistics are of an interrupted run. Run the same `enginery calibrate` again.")
     with tempfile.TemporaryDirectory(prefix="enginery-quantize-") as folder:
         context = QuantizeContext(
             policy=policy,
@@ -82,6 +89,24 @@ def quantize_model(
         "remedies": [step.to_json() for step in treated.steps],
     }
     return PassResult(len(plan.integer()), (*plan.refusals, *treated.tables.refusals), details)
+
+
+def _require_quantizable(model: Path, options: QuantizeOptions) -> None:
+    from enginery.passes.graph.ir import load_graph
+    from enginery.passes.graph.opset import LEAST, raise_opset
+
+    graph = load_graph(model)
+    heavy = (node for node in graph.nodes if node.op in COMPUTE and has_constant_weight(node))
+    other = next((node for node in heavy if weight_of(node).dtype != np.float32), None)
+    if other is not None:
+        raise InvalidModelError(
+            f"{options.mode} begins from a float32 model, and the weight of {names_of(other)[0]!r} is "
+            f"{np.dtype(weight_of(other).dtype).name}. Export the model in float32."
+        )
+    if options.mode == "int8" and graph.opset < LEAST:
+        old = graph.opset
+        reason = raise_opset(graph, LEAST) or f"add raise-opset{{version={LEAST}}} to `graph_passes`"
+        raise InvalidModelError(f"Q/DQ pairs per channel need opset {LEAST}, and the model has {old}: {reason}.")
 
 
 def _without_statistics(model: Path, output: Path, policy: Policy, options: QuantizeOptions) -> PassResult:

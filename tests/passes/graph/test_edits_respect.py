@@ -92,7 +92,9 @@ def test_an_output_that_is_an_input_and_one_that_is_another_output(tmp_path):
 
 def test_a_model_that_only_its_old_opset_says_keeps_it(tmp_path):
     old = "r = Unsqueeze<axes: ints = [2]>(z) t = Concat<axis: int = 2>(r, r) u = Softmax(t) y = ReduceMax(u)"
-    text = f"g (float[N, 4] x) => (float[A, B, C] y) {CONSTANTS} {{ s = Identity(x) {GELU.format(x='s', y='z')} {old} }}"
+    text = (
+        f"g (float[N, 4] x) => (float[A, B, C] y) {CONSTANTS} {{ s = Identity(x) {GELU.format(x='s', y='z')} {old} }}"
+    )
     model = optimized(tmp_path, text, [{"x": x()}], opset=12)
     assert model.opset_import[0].version == 12
     assert "Identity" not in [node.op_type for node in model.graph.node]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from graphs import parse_model
 from quantizable import ModelBuilder, calibrate, conv_net, images, mlp_block, run_all, sequences, snr
 
 from enginery.engines.onnxruntime import open_model
-from enginery.errors import StatisticsError
+from enginery.errors import InvalidModelError, StatisticsError
 from enginery.passes.base import PassResult
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
 
@@ -102,3 +104,60 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     model = conv_net(tmp_path / "model.onnx")
     first = quantize(model, images(), "onnxruntime-cpu")[0].read_bytes()
     assert quantize(model, images(), "onnxruntime-cpu")[0].read_bytes() == first
+
+
+@pytest.mark.parametrize("mode", ["int8", "int8-dynamic", "int4-weight"])
+def test_a_model_in_half_precision_is_refused(tmp_path: Path, mode) -> None:
+    b = ModelBuilder({"x": ("batch", 8)})
+    half = b.op("Cast", ["x"], "half", to=onnx.TensorProto.FLOAT16)
+    product = b.op("MatMul", [half, b.weight("w", np.ones((8, 4), np.float16))], "product")
+    model = b.save(tmp_path / "model.onnx", b.op("Cast", [product], "y", to=onnx.TensorProto.FLOAT))
+    with pytest.raises(InvalidModelError, match="from a float32 model, and the weight of 'node_product' is float16"):
+        quantize_model(
+            model, tmp_path / "out.onnx", None,
+            policy=get_policy("onnxruntime-cpu"), options=QuantizeOptions(mode=mode),
+            open_model=open_model, batches=None,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        ("y = Relu(a)", "add raise-opset{version=13} to `graph_passes`"),
+        (
+            "b = Unsqueeze<axes: ints = [2]>(a) c = Concat<axis: int = 2>(b, b) y = Softmax(c)",
+            "it spans the axes from 1",
+        ),
+    ],
+)
+def test_an_opset_without_pairs_per_channel_is_refused(tmp_path: Path, tail, reason) -> None:
+    text = f"g (float[N, 4] x) => (float y) <float[4, 4] w = {{{', '.join('1' * 16)}}}> {{ a = MatMul(x, w) {tail} }}"
+    model = tmp_path / "model.onnx"
+    onnx.save(parse_model(text, opset=11), model)
+    statistics = calibrate(model, lambda: iter([{"x": np.ones((2, 4), np.float32)}] * 2))
+    with pytest.raises(InvalidModelError, match=re.escape(reason)):
+        quantize_model(
+            model, tmp_path / "out.onnx", statistics,
+            policy=get_policy("onnxruntime-cpu"), options=QuantizeOptions(),
+            open_model=open_model, batches=None,
+        )  # fmt: skip
+
+
+def test_where_only_an_index_comes_out_the_logits_tell_which_remedy_helps(tmp_path: Path) -> None:
+    b = ModelBuilder({"x": ("batch", 16)})
+    logits = b.linear(b.op("Relu", [b.linear("x", "first", 16, 32)], "act"), "second", 32, 10)
+    model = b.model(logits)
+    model.graph.node.append(onnx.helper.make_node("ArgMax", [logits], ["best"], axis=1))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("best", onnx.TensorProto.INT64, None))
+    onnx.save(model, tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.standard_normal((8, 16)).astype(np.float32)} for _ in range(4)]
+    result = quantize_model(
+        tmp_path / "model.onnx", tmp_path / "out.onnx", calibrate(tmp_path / "model.onnx", lambda: iter(data)),
+        policy=get_policy("onnxruntime-cpu"), options=QuantizeOptions(),
+        open_model=open_model, batches=lambda: iter(data),
+    )  # fmt: skip
+    measured = [step["after_db"] for step in result.details["remedies"] if step["after_db"] is not None]
+    assert measured
+    assert all(20 < figure < 60 for figure in measured)
+    assert [value.name for value in onnx.load(tmp_path / "out.onnx").graph.output] == ["best"]
