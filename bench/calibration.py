@@ -28,6 +28,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import measure
 import numpy as np
+import own_memory
 
 ASKED = {"minmax": 0.9, "percentile": 0.5, "entropy": 0.5}
 MEMORY = 1.1
@@ -108,7 +109,7 @@ def worker(who: str, file: str, model: str, samples: str, method: str) -> int:
     if CPU:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     seconds = (ours if who == "ours" else theirs)(Path(file), model, int(samples), method)
-    print(json.dumps({"seconds": seconds, "peak": measure.peak_mib()}))
+    print(json.dumps({"seconds": seconds, "peak": own_memory.peak_mib()}))
     return 0
 
 

@@ -1,7 +1,7 @@
 """What every benchmark here shares: interleaved timing, ratios with their spread, a table, and a line per ask.
 
-A benchmark never reports a time by itself: machines differ and drift. Candidates run in turn within one process, in
-rotated order, and the result is the ratio to a named baseline, round by round.
+A benchmark never reports a time by itself: machines differ and drift. Candidates run in turns within one process, in
+random order, and the result is the ratio to a named baseline, round by round.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from enginery.pipeline.stages.benchmark import BLOCK_SECONDS, let_threads_rest
+import numpy as np
+
+from enginery.pipeline.turns import take_turns
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,10 @@ def interleaved(
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time the candidates in turn, starting each round with another one.
-
-    With `clock=time.process_time` and one thread the result is processor time, which hardly depends on who else is
-    using the machine; with several threads it would count those that only wait.
-
-    Each turn begins when the threads of the candidate before it rest, and with a call that is not timed; then calls are
-    timed together until they take about `BLOCK_SECONDS`.
-    """
-    names = list(candidates)
-    repeats: dict[str, int] = {}
-    for name in names:
-        for _ in range(warmup):
-            begin = clock()
-            candidates[name]()
-            repeats[name] = max(1, round(BLOCK_SECONDS / max(clock() - begin, 1e-6)))
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            let_threads_rest()
-            candidates[name]()
-            begin = clock()
-            for _ in range(repeats[name]):
-                candidates[name]()
-            seconds[name].append((clock() - begin) / repeats[name])
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+    """Time the candidates in turns, as the gates do: `enginery.pipeline.turns` says how, and what `clock` is for."""
+    order = np.random.default_rng(0)
+    seconds = take_turns(list(candidates.values()), order, least=rounds, warmup=warmup, clock=clock)
+    return {name: Timing(tuple(map(float, column))) for name, column in zip(candidates, seconds.T, strict=True)}
 
 
 def ratio(timing: Timing, baseline: Timing) -> Ratio:
@@ -102,12 +82,6 @@ def ratio(timing: Timing, baseline: Timing) -> Ratio:
         return Ratio(ratios[0], ratios[0], ratios[0])
     low, median, high = statistics.quantiles(ratios, n=4)
     return Ratio(median, low, high)
-
-
-def peak_mib() -> float:
-    """This program's own peak; what `getrusage` says begins with the memory of the program that started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def options(description: str) -> argparse.ArgumentParser:

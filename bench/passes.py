@@ -15,7 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from measure import Ask, conclude, options, peak_mib, print_machine, print_table
+from measure import Ask, conclude, options, print_machine, print_table
+from own_memory import peak_mib
 
 SIZES = (5_000, 20_000, 50_000, 100_000)
 QUICK_SIZES = (5_000, 20_000)

@@ -20,6 +20,7 @@ from pathlib import Path
 import measure
 import numpy as np
 import onnx
+import own_memory
 from onnx import TensorProto, helper
 
 PEAK = 1.5
@@ -102,14 +103,14 @@ def worker(model: str, output: str, mode: str, policy: str) -> int:
     def never(*_: object, **__: object) -> object:
         raise AssertionError("weight-only modes run no model")
 
-    before = measure.peak_mib()
+    before = own_memory.peak_mib()
     begin = time.perf_counter()
     if mode != "nothing":
         quantize_model(
             Path(model), Path(output), None, policy=get_policy(policy),
             options=QuantizeOptions(mode=Mode(mode).value), open_model=never, batches=None,
         )  # fmt: skip
-    seconds, peak = time.perf_counter() - begin, measure.peak_mib()
+    seconds, peak = time.perf_counter() - begin, own_memory.peak_mib()
     print(json.dumps({"seconds": seconds, "peak": peak * (1 << 20), "before": before * (1 << 20)}))
     return 0
 

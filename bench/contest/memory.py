@@ -34,24 +34,21 @@ def run_mb(built: Built, builder: Builder, feeds: dict[str, np.ndarray]) -> floa
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def status_mb(entry: str) -> float:
-    """`VmRSS` or `VmHWM` of this process."""
-    return int(Path("/proc/self/status").read_text(encoding="ascii").split(f"{entry}:")[1].split()[0]) / 1024
-
-
 def main(path: str) -> None:
+    from own_memory import forget_peak, peak_mib, resident_mib
+
     from contest.builds import Builder
     from contest.sessions import import_runtime, open_candidate
 
     built, case, work, peers, threads, feeds = pickle.loads(Path(path).read_bytes())
     import_runtime(built)
     builder = Builder(case, work, peers, threads)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = status_mb("VmRSS")
+    forget_peak()
+    before = resident_mib()
     run = open_candidate(built, builder)
     for _ in range(RUNS):
         run(feeds)
-    print(status_mb("VmHWM") - before)
+    print(peak_mib() - before)
 
 
 if __name__ == "__main__":

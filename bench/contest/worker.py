@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cases import load_feeds
+from own_memory import peak_mib
+
+from contest.cases import load_feeds
 
 
 def ort_optimizer(model: Path, output: Path, _: Path) -> Callable[[], None]:
@@ -103,18 +106,12 @@ BUILDERS: dict[str, Callable[[Path, Path, Path], Callable[[], None]]] = {
 }
 
 
-def peak_mb() -> float:
-    """This program's own peak; what `getrusage` says begins with the memory of the program that started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
 def main(what: str, model: str, output: str, calibration: str) -> None:
     run = BUILDERS[what](Path(model), Path(output), Path(calibration))
     begin = time.perf_counter()
     run()
     seconds = time.perf_counter() - begin
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}))
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mib()}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,9 @@ from enginery.pipeline.files import pretty_json
 from enginery.pipeline.line import RUNTIMES, Line
 from enginery.pipeline.machine import cores_taken, processor
 from enginery.pipeline.recipe import Precision, Recipe
-from enginery.pipeline.stages.benchmark import FILE, MIN_PAIRS, Seconds, take_turns
+from enginery.pipeline.stages.benchmark import FILE, MIN_PAIRS
 from enginery.pipeline.store.keys import make_key
+from enginery.pipeline.turns import Seconds, take_turns
 
 Candidates = Sequence[tuple[Line, str, Precision]]
 """Lines, each with a target and a precision."""
@@ -96,7 +98,7 @@ def stored_race(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seco
         STAGE.stage,
         config={"seconds": seconds, "seed": line.recipe.seed, "shapes": [dict(case.sizes) for case, _ in shapes]},
         inputs={**engines, "shapes": line.shapes_result.digest, "machine": processor()},
-        code=[__name__, "enginery.pipeline.stages.benchmark"],
+        code=[__name__],
         tools=sorted({tool for tools in RUNTIMES.values() for tool in tools}),
     )
     stored: Any = line.store.obtain(STAGE, key, line.line, run, line.events).measured
@@ -116,13 +118,13 @@ def _measure(candidates: Candidates, shapes: Sequence[tuple[Case, int]], seconds
         ]
         generator, found = np.random.default_rng(line.recipe.seed), list[Heat]()
         for index, (case, weight) in enumerate(shapes):
+            feeds = _feeds(line, case)
             rounds = take_turns(
-                sessions,
-                _feeds(line, case),
-                seconds * len(sessions) / (1 if index == 0 else 2),
+                [partial(session.run, feeds) for session in sessions],
                 generator,
-                lambda done, total: line.events.progress(STAGE, done, total, "rounds"),
+                budget=seconds * len(sessions) / (1 if index == 0 else 2),
                 least=MIN_PAIRS if index == 0 else FEWEST,
+                heard=lambda done: line.events.progress(STAGE, done, None, "rounds"),
             )
             found.append(Heat(case, weight, rounds))
         return Race(tuple(found), taken)

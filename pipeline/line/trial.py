@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 0.5
 """For each trial."""
+
+FEWEST: Final = 12
+"""Rounds of a model that is slow."""
 
 QUANTILE: Final = 0.1
 
@@ -116,11 +119,12 @@ class EngineTrials:
         return islice(iter(self.batches() if self.batches is not None else [self.example]), CALIBRATION_BATCHES)
 
     def _against(self, model: Path) -> float:
-        from enginery.pipeline.stages.benchmark import take_turns
+        from enginery.pipeline.turns import take_turns
 
         whole = self._session
         with self._open(model) as session:
-            seconds = take_turns([session, whole], self.example, SECONDS, self._generator, lambda _done, _all: None)
+            calls = [partial(each.run, self.example) for each in (session, whole)]
+            seconds = take_turns(calls, self._generator, budget=SECONDS, least=FEWEST)
         # A low quantile of either: what else the machine does only ever adds time.
         low = np.quantile(seconds, QUANTILE, axis=0)
         return float(low[0] / low[1])

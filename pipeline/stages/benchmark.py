@@ -1,46 +1,30 @@
 """Benchmark: an engine against the float engine of the same target, in turns.
 
-Runs alternate in random order, so that whatever else the machine does hits both, and each begins when the threads of
-the one before it rest. Each pair gives one ratio; the result is the median ratio with a bootstrap confidence interval
-(percentile method, Efron 1979).
+Each pair of turns gives one ratio; the result is the median ratio with a bootstrap confidence interval (percentile
+method, Efron 1979).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from enginery.engines.base import Feeds, Session
 from enginery.pipeline.files import pretty_json
+from enginery.pipeline.turns import Seconds, take_turns
 
 FILE: Final = "measured.json"
 CONFIDENCE: Final = 0.95
 RESAMPLES: Final = 2000
-BLOCK_SECONDS: Final = 0.02
-"""One measurement repeats the run until it takes about this long: the first runs after a rest are slower."""
-
-LOOK_SECONDS: Final = 0.01
-"""How long the process is watched for idleness: systems count the time of other threads by ticks of up to 4 ms."""
-
-IDLE: Final = 0.25
-"""The share of a core below which a process counts as idle; a terminal's progress display takes less."""
-
-REST_SECONDS: Final = 0.5
-"""Waiting ends here in a process whose threads never rest."""
-
 MIN_PAIRS: Final = 12
 TOLD_PAIRS: Final = 6
 """Of the original, whose latency is told and judged by no gate."""
 
-MAX_PAIRS: Final = 200
-
-Seconds = npt.NDArray[np.float64]
 Progress = Callable[[int, int | None], None]
 
 
@@ -113,68 +97,9 @@ def measure(
 ) -> Times:
     """Run both in turns for `budget` seconds, and `least` times at least."""
     sessions = [candidate] if baseline is None else [candidate, baseline]
-    seconds = take_turns(sessions, feeds, budget, generator, progress, least=least)
+    calls = [partial(session.run, feeds) for session in sessions]
+    seconds = take_turns(calls, generator, budget=budget, least=least, heard=lambda rounds: progress(rounds, None))
     return Times(seconds[:, 0], seconds[:, 1] if baseline is not None else None)
-
-
-def take_turns(
-    sessions: Sequence[Session],
-    feeds: Feeds,
-    budget: float,
-    generator: np.random.Generator,
-    progress: Progress,
-    *,
-    least: int = MIN_PAIRS,
-) -> Seconds:
-    """Run any number of sessions in turns, in random order, for `budget` seconds and `least` rounds at least.
-
-    Returns:
-        Seconds per run, float64 [rounds, sessions].
-    """
-    repeats = [_repeats(session, feeds) for session in sessions]
-    rounds: list[list[float]] = []
-    begin = time.perf_counter()
-    while len(rounds) < MAX_PAIRS and (len(rounds) < least or time.perf_counter() - begin < budget):
-        taken = [0.0] * len(sessions)
-        for index in generator.permutation(len(sessions)):
-            if len(sessions) > 1:
-                let_threads_rest()
-            taken[index] = _block(sessions[index], feeds, repeats[index])
-        rounds.append(taken)
-        progress(len(rounds), None)
-    return np.array(rounds)
-
-
-def let_threads_rest() -> None:
-    """Wait until the threads of whatever ran before no longer take a core from what runs next.
-
-    An engine's idle threads spin for a while after each run (ONNX Runtime's for about 40 ms), so that the next run
-    finds them awake. Another engine in the same process finds one core fewer: a short run takes up to twice its time.
-    """
-    end = time.perf_counter() + REST_SECONDS
-    while time.perf_counter() < end:
-        used, begin = time.process_time(), time.perf_counter()
-        time.sleep(LOOK_SECONDS)
-        if time.process_time() - used < IDLE * (time.perf_counter() - begin):
-            return
-
-
-def _repeats(session: Session, feeds: Feeds) -> int:
-    """How often a block runs the session; two runs warm it up first."""
-    session.run(feeds)
-    session.run(feeds)
-    begin = time.perf_counter()
-    session.run(feeds)
-    return max(1, round(BLOCK_SECONDS / max(time.perf_counter() - begin, 1e-6)))
-
-
-def _block(session: Session, feeds: Feeds, repeats: int) -> float:
-    """Seconds per run. One run is thrown away: it fills the caches and wakes the engine's own threads."""
-    session.run(feeds)
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        session.run(feeds)
-    return (time.perf_counter() - begin) / repeats
 
 
 def device_times(session: Session, feeds: Feeds, runs: int) -> Seconds | None:

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from enginery.engines.base import Arrays, Feeds, Session, TensorSpec
 from enginery.pipeline.stages.benchmark import (
@@ -16,7 +14,6 @@ from enginery.pipeline.stages.benchmark import (
     TOLD_PAIRS,
     benchmark,
     device_times,
-    let_threads_rest,
     speed_figures,
 )
 
@@ -98,35 +95,6 @@ def test_runs_alternate_in_an_order_that_is_mixed(tmp_path: Path) -> None:
     changes = sum(one != two for one, two in pairwise(order))
     assert changes >= MIN_PAIRS
     assert order.count("candidate") >= 2 * MIN_PAIRS
-
-
-@dataclass
-class Clocks:
-    """The clocks of a process whose other threads spin, on one core, for some time."""
-
-    spin: float
-    now: float = 0.0
-    used: float = 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self.used += min(seconds, max(0.0, self.spin - self.now))
-        self.now += seconds
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def process_time(self) -> float:
-        return self.used
-
-
-@pytest.mark.parametrize(("spin", "least", "most"), [(0.0, 0.0, 0.02), (0.04, 0.04, 0.06), (1e9, 0.5, 0.52)])
-def test_a_turn_begins_when_the_threads_of_the_one_before_rest(
-    spin: float, least: float, most: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clocks = Clocks(spin)
-    monkeypatch.setattr("enginery.pipeline.stages.benchmark.time", clocks)
-    let_threads_rest()
-    assert least <= clocks.now <= most
 
 
 def test_the_interval_is_that_of_the_median() -> None:
