@@ -269,7 +269,7 @@ def _check_file_set(path: Path, expected: set[str]) -> None:
 
 
 def _check_manifest(path: Path, manifest: Manifest, sums: Mapping[str, str]) -> None:
-    """The manifest and SHA256SUMS must tell the same story."""
+    """The manifest and SHA256SUMS must tell the same story, and what is opened must be among the files they tell of."""
     listed = {name: record.sha256 for name, record in manifest.files.items()}
     free = {FILE_NAME, *RELEASE_FILES, *manifest.measurements}
     expected = {name: digest for name, digest in sums.items() if name not in free}
@@ -278,6 +278,10 @@ def _check_manifest(path: Path, manifest: Manifest, sums: Mapping[str, str]) -> 
         raise IntegrityError(f"{path}: {FILE_NAME} and {SUMS} disagree about {', '.join(names)}.")
     if missing := sorted(set(manifest.measurements) - set(sums)):
         raise IntegrityError(f"{path}: {SUMS} does not list {', '.join(missing)}.")
+    if strange := sorted(set(manifest.used_files) - set(listed)):
+        raise IntegrityError(
+            f"{path}: {FILE_NAME} uses {', '.join(strange)}, which is no file that it vouches for. {_DO_NOT_USE}"
+        )
 
 
 def write_sums(folder: Path) -> None:

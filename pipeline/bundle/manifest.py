@@ -151,6 +151,16 @@ class Manifest(Record):
     files: dict[str, FileRecord]
     measurements: tuple[str, ...]
 
+    @property
+    def used_files(self) -> tuple[str, ...]:
+        """What a session opens, as the manifest names it; a verified bundle lists every one of them."""
+        names = [f"{self.engine.folder}/{self.engine.entry}", self.graph]
+        for case in self.golden:
+            names += (name for name in (case.inputs, case.outputs, case.original) if name is not None)
+        if self.preprocess is not None and self.preprocess.file is not None:
+            names.append(self.preprocess.file)
+        return tuple(names)
+
     def to_json(self) -> str:
         return pretty_json(self.model_dump(mode="json"))
 

@@ -51,7 +51,6 @@ FORMAT = 1
 MAX_NAMED = 4
 """A reason names this many changed parts and counts the rest."""
 
-
 STAMPS = "stamps.json"
 MEASURED = "measured.json"
 """A stage writes timings into this file; it is kept beside the result, whose digest must not depend on them."""
@@ -145,7 +144,8 @@ class Store:
                 events.finished(stage, found.seconds)
             else:
                 events.reused(stage, found.why)
-        self._remember(stage, key, line)
+            # Still under the lock: from here on `enginery store gc` sees that the result is used.
+            self._remember(stage, key, line)
         return found
 
     def _is_ours(self, error: OSError) -> bool:

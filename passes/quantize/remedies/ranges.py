@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 SHARES = np.linspace(1.0, 0.2, 41)
 """Shares of each end of the range that are tried."""
 
-
 COUNTED = 64
 """About how many samples a histogram is counted on: their range is known, and a tensor has thousands of values each."""
 

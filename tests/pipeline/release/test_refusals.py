@@ -168,6 +168,29 @@ def test_a_manifest_edited_and_signed_with_another_key(signed, keys):
     refused((signed, keys / "ours.pub"), "model.sig does not hold")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["engine"].update(folder="../another/engine"),
+        lambda document: document["engine"].update(entry="/etc/hostname"),
+        lambda document: document.update(graph="golden/../../model.onnx"),
+        lambda document: document["golden"][0].update(inputs="../inputs.npz"),
+        lambda document: document["golden"][1].update(outputs="report.json"),
+        lambda document: document.update(preprocess={"kind": "text", "options": {}, "file": "../tokenizer.json"}),
+    ],
+)
+def test_a_manifest_that_uses_what_it_does_not_vouch_for(signed, keys, change):
+    """Every digest holds; what would be loaded stands outside the bundle, or among what no build reproduces."""
+    document = json.loads((signed / "manifest.json").read_bytes())
+    change(document)
+    rewrite(signed, **document)
+    refused((signed, None), "which is no file that it vouches for")
+    (signed / "model.sig").unlink()
+    write_sums(signed)
+    with pytest.raises(IntegrityError, match="which is no file that it vouches for"):
+        sign_bundle(signed, keys / "ours.pem")
+
+
 @pytest.mark.parametrize("wrong", ["theirs", "large"])
 def test_the_wrong_key(signed, keys, wrong):
     refused((signed, keys / f"{wrong}.pub"), "model.sig does not hold for .*another key signed them")
