@@ -12,6 +12,7 @@ nodes whose work it costs little to keep).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -205,7 +206,7 @@ def _match_op(pattern: Op, tensor: gs.Tensor, bound: _Bound) -> Iterator[_Bound]
     given = list(node.inputs)
     while given and given[-1].is_empty():
         given.pop()
-    if len(given) != len(pattern.inputs):
+    if len(given) != len(pattern.inputs) or _adds_dimensions(pattern, given):
         return
     bound = bound.enter(node, pattern)
     orders: list[Sequence[Pattern]] = [pattern.inputs]
@@ -213,6 +214,20 @@ def _match_op(pattern: Op, tensor: gs.Tensor, bound: _Bound) -> Iterator[_Bound]
         orders.append(pattern.inputs[::-1])
     for order in orders:
         yield from _match_all(order, given, bound)
+
+
+def _adds_dimensions(pattern: Op, given: Sequence[gs.Tensor]) -> bool:
+    """Whether a constant with one element has more dimensions than what it is combined with: so has the result, then.
+
+    Where the other operand's dimensions are not known, they are taken to be at least one.
+    """
+    if len(given) != 2 or not any(isinstance(each, Scalar) for each in pattern.inputs):
+        return False
+    for constant, other in (given, given[::-1]):
+        least = len(other.shape) if other.shape is not None else 1
+        if is_known(constant) and math.prod(constant.shape) == 1 and len(constant.shape) > least:
+            return True
+    return False
 
 
 def _match_all(patterns: Sequence[Pattern], tensors: Sequence[gs.Tensor], bound: _Bound) -> Iterator[_Bound]:

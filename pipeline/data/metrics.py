@@ -20,6 +20,10 @@ from enginery.pipeline.source.callables import Reference, guarded, import_callab
 Labels = npt.NDArray[Any] | None
 
 
+_LARGEST_LOSS = 700.0
+"""Its exponential is still a number (1e304): an engine that lost everything has a figure to be refused for."""
+
+
 class StreamingMetric(ABC):
     """One measurement. `update` takes one batch after the other; `result` closes the measurement.
 
@@ -70,6 +74,7 @@ class TopK(StreamingMetric):
     def _update(self, output: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
         if output.shape[:-1] != labels.shape:
             raise DataError(f"An output of shape {list(output.shape)} has labels of shape {list(labels.shape)}.")
+        _must_be_classes(labels, output.shape[-1])
         # A stable sort of the negated scores: of equal scores the first class counts, as with argmax.
         best = np.argsort(-output, axis=-1, kind="stable")[..., : self.k]
         self._right += int((best == labels[..., None]).any(-1).sum())
@@ -154,6 +159,7 @@ class Perplexity(StreamingMetric):
         if output.shape[:-1] != labels.shape:
             raise DataError(f"Logits of shape {list(output.shape)} have labels of shape {list(labels.shape)}.")
         counted = labels >= 0
+        _must_be_classes(labels[counted], output.shape[-1])
         logits = output[counted].astype(np.float64)
         peak = logits.max(-1, keepdims=True)
         total = np.log(np.exp(logits - peak).sum(-1)) + peak[:, 0]
@@ -161,7 +167,7 @@ class Perplexity(StreamingMetric):
         self._all += int(counted.sum())
 
     def result(self) -> float:
-        return float(np.exp(self._loss / _counted(self._all)))
+        return float(np.exp(min(self._loss / _counted(self._all), _LARGEST_LOSS)))
 
 
 class PythonMetric(StreamingMetric):
@@ -229,6 +235,17 @@ def get_metric(metric: Metric, folder: Path) -> StreamingMetric:
     assert metric.python is not None
     reference = Reference.parse(metric.python, folder)
     return PythonMetric(import_callable(reference, DataError), reference)
+
+
+def _must_be_classes(labels: npt.NDArray[Any], classes: int) -> None:
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"Labels are of type {labels.dtype}; expected integers, the places of the right classes.")
+    strange = labels[(labels < 0) | (labels >= classes)]
+    if strange.size:
+        raise DataError(
+            f"A label is {strange.flat[0]}, and the output has {classes} classes, counted from 0. "
+            "Correct the labels, or score with a function of your own: `metric: {python: file.py:function}`."
+        )
 
 
 def _counted(count: int) -> int:

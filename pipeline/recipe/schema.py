@@ -17,7 +17,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Every figure falls short of no NaN, so that a bound of NaN would be a gate that is always open.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Weights(Part):
@@ -217,7 +218,7 @@ class Tolerances(Part):
     half: FloatTolerance = Field(default=FloatTolerance(relative=2e-2), description="fp16 and bf16 engines.")
     quantized: QuantizedTolerance = QuantizedTolerance()
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class Speed(Part):

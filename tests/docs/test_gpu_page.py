@@ -10,13 +10,13 @@ from enginery.passes.graph.conformance.tensorrt import tensorrt_rules
 
 
 def gpu_tests(file: Path) -> Iterator[str]:
-    """The names of the file's tests and classes of tests that are marked `gpu`."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            marked = {ast.unparse(decorator) for decorator in node.decorator_list}
-            if "pytest.mark.gpu" in marked and isinstance(node, ast.ClassDef):
-                yield from (each.name for each in node.body if getattr(each, "name", "").startswith("test_"))
-            elif "pytest.mark.gpu" in marked:
+    """The names of the file's tests that are marked `gpu`, one by one or all together."""
+    module = ast.parse(file.read_bytes())
+    together = any(ast.unparse(node) == "pytestmark = pytest.mark.gpu" for node in module.body)
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            marks = {ast.unparse(decorator) for decorator in node.decorator_list}
+            if together or "pytest.mark.gpu" in marks:
                 yield node.name
 
 

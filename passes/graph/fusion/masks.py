@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from enginery.passes.graph.edit import label, producer
+from enginery.passes.graph.fusion.attention_parts import shapes_of
 from enginery.passes.graph.fusion.windows import tiled, window_layer, window_objection
 from enginery.passes.graph.matcher import Match, OneOf, Op, Pattern, Scalar, Var
 from enginery.passes.graph.shapes import dims_of
@@ -104,6 +105,9 @@ def mask_objection(match: Match, scores: gs.Tensor) -> str | None:
             floor = match.scalar(f"floor_{number}")
             if floor > (_HIDING_HALF if half else _HIDING):
                 return f"hidden scores become {floor:g}, which does not hide them"
+            boolean = match[f"kept_{number}" if f"kept_{number}" in match else f"hidden_{number}"]
+            if objection := _widens(match, boolean):
+                return objection
         if f"mask_{number}" in match:
             mask = match[f"mask_{number}"]
             dims = dims_of(mask)
@@ -111,9 +115,23 @@ def mask_objection(match: Match, scores: gs.Tensor) -> str | None:
                 return f"the mask {mask.name!r} has {'unknown rank' if dims is None else f'rank {len(dims)}'}"
             if mask.dtype != scores.dtype:
                 return f"the mask {mask.name!r} is {mask.dtype}"
+            if objection := _widens(match, mask):
+                return objection
         if f"windows_{number}" in match and (objection := window_objection(match, number)):
             return objection
     return None
+
+
+def _widens(match: Match, mask: gs.Tensor) -> str | None:
+    """Why a mask would make more scores out of those that there are, as it may in an `Add` or a `Where`."""
+    queries, keys, _ = shapes_of(match)
+    scores, dims = (*queries[:-1], keys[-2]), match.shapes.dims(mask)
+    if dims is None:
+        return None
+    pairs = zip(reversed(scores), reversed(dims), strict=False)
+    if len(dims) <= len(scores) and not any(size == 1 != given for size, given in pairs):
+        return None
+    return f"the mask {mask.name!r} of shape {dims} makes more of scores of shape {scores}"
 
 
 def may_hide_rows(match: Match) -> bool:

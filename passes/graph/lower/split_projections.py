@@ -38,7 +38,10 @@ class _Projection:
 
 @dataclass(frozen=True)
 class _Part:
-    """A cut of the columns, and the tensor that it becomes: seen as `shape`, with its axes in `order`."""
+    """A cut of the columns, and the tensor that it becomes: seen as `shape`, with its axes in `order`.
+
+    Without a `shape` it is seen as it is; without an `order` its axes stay.
+    """
 
     first: int
     last: int
@@ -184,13 +187,15 @@ def _written(projection: _Projection, part: _Part, edits: Edits) -> gs.Tensor:
     if projection.bias is not None:
         bias = _columns(projection.bias, span, edits)
         made = typed(edits.node("Add", [made, bias], at=node, name=f"{name}/bias"))
-    if not part.shape:
+    if part.shape:
+        shape = edits.constant(f"{name}/shape", np.array(part.shape))
+        seen = edits.node("Reshape", [made, shape], at=node, name=f"{name}/seen")
+        seen.dtype, seen.shape = made.dtype, [*dims[:-1], *part.shape[len(dims) - 1 :]]
+        made = seen
+    if part.order == tuple(range(len(part.order))):
         return made
-    shape = edits.constant(f"{name}/shape", np.array(part.shape))
-    seen = edits.node("Reshape", [made, shape], at=node, name=f"{name}/seen")
-    seen.dtype, seen.shape = made.dtype, [*dims[:-1], *part.shape[len(dims) - 1 :]]
     return edits.node(
-        "Transpose", [seen], at=node, like=part.becomes, attrs={"perm": list(part.order)}, name=f"{name}/turned"
+        "Transpose", [made], at=node, like=part.becomes, attrs={"perm": list(part.order)}, name=f"{name}/turned"
     )
 
 

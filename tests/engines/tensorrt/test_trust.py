@@ -4,11 +4,6 @@ from enginery.engines.tensorrt import trust
 from enginery.errors import UntrustedSourceError
 
 
-@pytest.fixture(autouse=True)
-def own_records(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 def test_only_an_accepted_plan_may_be_loaded(tmp_path):
     plan = tmp_path / "engine.plan"
     plan.write_bytes(b"a plan")

@@ -52,6 +52,14 @@ def test_subtraction_is_not_commutative():
     assert match(Op("Sub", Scalar(1), Var("x")), text) is not None
 
 
+@pytest.mark.parametrize(("shape", "matches"), [("", True), ("[1]", True), ("[1, 1]", True), ("[1, 1, 1]", False)])
+@pytest.mark.parametrize("product", ["Mul(x, two)", "Mul(two, x)"])
+def test_a_number_with_more_dimensions_than_its_operand_is_no_scalar(shape, matches, product):
+    """The result has the number's dimensions: [1, N, 2] where x is [N, 2]."""
+    text = f"g (float[N, 2] x) => (float y) <float{shape} two = {{2}}> {{ y = {product} }}"
+    assert (match(Op("Mul", Var("x"), Scalar(2)), text) is not None) is matches
+
+
 def test_a_constant_that_callers_may_set_is_not_known():
     text = "g (float[N] x, float w) => (float[N] y) <float w = {1}> { y = Mul(x, w) }"
     assert match(Op("Mul", Var("x"), Scalar()), text) is None

@@ -57,6 +57,10 @@ def test_perplexity_of_large_logits_does_not_overflow():
     assert measure("perplexity", (np.array([[[1e4, 0.0]]]), np.array([[0]]))) == 1
 
 
+def test_perplexity_of_an_engine_that_lost_everything_is_a_number():
+    assert 1e300 < measure("perplexity", (np.array([[[0.0, 1e5]]]), np.array([[0]]))) < np.inf
+
+
 @given(st.lists(st.integers(0, 5), min_size=4, max_size=30).filter(lambda labels: len(set(labels)) > 1))
 def test_spearman_is_scipys(labels):
     embeddings = logits(2 * len(labels), 3)
@@ -82,6 +86,10 @@ def test_spearman_of_equal_labels_is_undefined():
         ("perplexity", logits(2, 3, 4), [[1, 2]], r"have labels of shape \[1, 2\]"),
         ("agreement", logits(2, 3), logits(2, 4), "the original's"),
         ("top1", logits(2, 3), None, "needs labels, and the evaluation data has none"),
+        ("top1", logits(2, 3), [1, 3], "A label is 3, and the output has 3 classes, counted from 0"),
+        ("top5", logits(2, 3), [1, -1], "A label is -1"),
+        ("top1", logits(2, 3), [1.0, 2.0], "Labels are of type float64"),
+        ("perplexity", logits(1, 2, 4), [[-100, 4]], "A label is 4"),
     ],
 )
 def test_labels_that_do_not_fit(name, values, labels, message):

@@ -49,6 +49,8 @@ def test_a_good_recipe_is_read() -> None:
             "tolerances: {float: {relative: -1}}",
             "`tolerances.float.relative`: given -1; input should be greater than 0",
         ),
+        ("tolerances: {quantized: {snr: .nan}}", "`tolerances.quantized.snr`: given nan; input should be a finite"),
+        ("metric: {name: top1, max_drop: .inf}", "`metric.max_drop`: given inf; input should be a finite number"),
     ],
 )
 def test_a_fault_is_named_with_its_line_and_what_is_allowed(line: str, words: str) -> None:

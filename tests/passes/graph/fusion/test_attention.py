@@ -170,6 +170,28 @@ def test_the_guard_is_kept_where_another_layer_may_hide_rows_entirely(tmp_path):
     assert "would give NaN" in done.reasons
 
 
+ONE_QUERY = "float[B, 3, 1, 4] q, float[B, 3, T, 4] k, float[B, 3, T, 4] v"
+FLOORED = {"mask": "l = Where(b, s, floor)", "constants": ", float floor = {-inf}"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "shape"),
+    [
+        ({"inputs": f"{ONE_QUERY}, float[B, 1, S, T] mask", "mask": "l = Add(s, mask)"}, "B, 3, 1, T"),
+        ({"inputs": f"{ONE_QUERY}, bool[B, 1, S, T] b", **FLOORED}, "B, 3, 1, T"),
+        ({"inputs": f"{ONE_QUERY.replace('B', '1')}, bool[B, 1, 1, T] b", **FLOORED}, "1, 3, 1, T"),
+        (
+            {"inputs": f"{WHERE.replace('bool[B', 'bool[A, B')}", "outputs": "float[A, B, 3, S, 4] y", **FLOORED},
+            "B, 3, S, T",
+        ),
+    ],
+)
+def test_a_mask_that_makes_more_of_the_scores_is_left(parts, shape, tmp_path):
+    done = apply(FuseAttention(), attention(**parts), tmp_path)
+    assert done.result.changed == 0
+    assert f"makes more of scores of shape ({shape})" in done.reasons.replace("'", "")
+
+
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [

@@ -58,6 +58,13 @@ def test_parts_without_heads_are_nothing_but_columns(tmp_path):
     assert done.ops == ["MatMul", "Add"] * 2
 
 
+def test_parts_without_heads_keep_the_order_of_their_axes(tmp_path):
+    seen = "r = Reshape(h, into) t = Transpose<perm: ints = [2, 0, 3, 1]>(r)"
+    text = projection(f"{seen} {GATHERS}", outputs="float[N, 4, S] q, float[N, 4, S] k", into="{0, 0, 3, 4}")
+    done = apply(SplitProjections(), text.replace("int64[5] into", "int64[4] into"), tmp_path)
+    assert done.ops == ["MatMul", "Add", "Transpose"] * 2
+
+
 def test_parts_behind_the_heads_are_not_columns_in_a_row(tmp_path):
     """GPT-NeoX keeps queries, keys and values of a head together."""
     seen = "r = Reshape(h, into) t = Transpose<perm: ints = [3, 0, 2, 1, 4]>(r)"
