@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 Prove = Literal["off", "end", "each"]
 
+UNITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""The distance from 1 to the next number of each half precision."""
+
+ROUNDINGS = 8
+"""How many units two evaluations in half precision are allowed to be apart."""
+
 EACH_LIMIT = 512 << 20
 """Models whose files take more bytes than this are proved once, at the end, where nobody says otherwise."""
 
@@ -84,6 +90,7 @@ def run_graph_passes(
 ) -> tuple[PassRecord, ...]:
     """Apply `passes` to the ONNX file `model` and write `output`.
 
+    A proof allows each pass its own `tolerance`, and where the graph computes in half precision what that rounds.
     `feeds` are inputs at several dynamic shapes; with none given nothing can be proved, and `prove` must be "off".
 
     Raises:
@@ -112,7 +119,7 @@ def run_graph_passes(
                 raise PassError(_blame(each, records, f"{type(error).__name__}: {error}")) from error
         if proof is not None:
             tolerance = sum(_tolerance(each) for each in passes) or _tolerance(None)
-            proof.against_original(graph, tolerance)
+            proof.against_original(graph, max(tolerance, _rounding(graph)))
             if records:
                 records[-1] = _with_opinion(records[-1], proof.opinion)
     save_graph(graph, output)
@@ -179,7 +186,7 @@ def _run(each: GraphPass, graph: gs.Graph, proof: Proof | None) -> PassRecord:
         check(graph)
         infer_shapes(graph)
         if proof is not None:
-            differences = proof.step(graph, _tolerance(each))
+            differences = proof.step(graph, max(_tolerance(each), _rounding(graph)))
     return PassRecord(each.name, format_pass(each), result, seconds, before, _count(graph), differences)
 
 
@@ -191,6 +198,26 @@ def _count(graph: gs.Graph) -> int:
 
 def _tolerance(each: GraphPass | None) -> float:
     return float(getattr(each, "tolerance", 1e-5))
+
+
+def _rounding(graph: gs.Graph) -> float:
+    """What an output can differ by, relative to its scale, for no other reason than another order of rounding.
+
+    Nothing that counts where all is computed in float32 (a pass's own tolerance allows for that); `ROUNDINGS` units in
+    the last place where some node computes in a half precision. A weight or a mask that is cast makes no difference.
+    """
+    from enginery.passes.graph.edit import scopes
+    from enginery.passes.graph.weights import numpy_dtype
+
+    found = {
+        numpy_dtype(tensor).name
+        for scope in scopes(graph)
+        for node in scope.nodes
+        if node.op != "Cast"
+        for tensor in node.outputs
+        if tensor.dtype is not None
+    }
+    return max((ROUNDINGS * UNITS[name] for name in found & UNITS.keys()), default=0.0)
 
 
 def _blame(each: GraphPass, records: Sequence[PassRecord], reason: str) -> str:

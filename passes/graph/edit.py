@@ -153,7 +153,7 @@ class Edits:
     def replace(self, old: gs.Tensor, new: gs.Tensor) -> None:
         """Let every user of `old` use `new`, and every later request for `old` too."""
         self._replaced[id(old)] = (old, new)
-        if self.is_output(old):
+        if self._must_keep_name(old):
             self._promised.add(id(self._final(new)))
         self.changed += 1
 
@@ -163,7 +163,7 @@ class Edits:
 
     def can_replace(self, old: gs.Tensor, new: gs.Tensor) -> bool:
         """Whether `old` may give way to `new`: a graph output keeps its name, so the maker of `new` must take it on."""
-        if not self.is_output(old):
+        if not self._must_keep_name(old):
             return True
         new = self._final(new)
         maker = producer(new)
@@ -171,17 +171,24 @@ class Edits:
             return False
         return id(maker) in self._created or any(node is maker for node in self.graph.nodes)
 
+    def _must_keep_name(self, tensor: gs.Tensor) -> bool:
+        return self.is_output(tensor) or id(tensor) in self._promised
+
     def apply(self) -> int:
         """Carry out everything, drop the nodes that became unused, and return the number of changes."""
         if not (self._replaced or self._removed or self._new):
             return 0
         self._place()
-        replaced = [(old, self._final(new)) for old, new in self._replaced.values()]
-        seeds = [maker for old, _ in replaced if (maker := producer(old)) is not None]
-        for old, new in replaced:
+        replaced: list[tuple[gs.Tensor, gs.Tensor]] = []
+        seeds = [maker for old, _ in self._replaced.values() if (maker := producer(old)) is not None]
+        became: dict[int, gs.Tensor] = {}  # what took on the name of a graph output is that output from then on
+        for old, new in self._replaced.values():
+            new = became.get(id(self._final(new)), self._final(new))
             replace_uses(old, new)
             if self.is_output(old):
                 _take_name(old, new)
+                became[id(new)] = old
+            replaced.append((old, new))
         detach(self._removed.values())
         gone = set(self._removed) | drop_unused(self.graph, seeds)
         for old, new in replaced:

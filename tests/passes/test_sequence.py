@@ -99,6 +99,27 @@ def test_an_error_within_the_tolerance_passes(model):
     assert 0 < records[0].proof[0].relative < 1e-5
 
 
+@pytest.mark.parametrize("prove", ["each", "end"])
+@pytest.mark.parametrize(("factor", "holds"), [(1.004, True), (1.02, False)])
+def test_half_precision_may_round_in_another_order(prove, factor, holds, tmp_path):
+    text = "g (float16[N, 2] x) => (float16[N, 2] y) <float[2] w = {1, 2}> { c = Cast<to: int = 10>(w) y = Mul(x, c) }"
+    onnx.save(parse_model(text), tmp_path / "in.onnx")
+    feeds = [{"x": np.full((3, 2), 0.5, np.float16)}]
+    if holds:
+        run(tmp_path / "in.onnx", [Scale(factor)], feeds=feeds, prove=prove)
+    else:
+        with pytest.raises(PassError, match=r"allowed: 0\.0078"):
+            run(tmp_path / "in.onnx", [Scale(factor)], feeds=feeds, prove=prove)
+
+
+def test_weights_that_are_stored_in_half_precision_loosen_nothing(tmp_path):
+    text = """g (float[N, 2] x) => (float[N, 2] y) <float[2] w = {1, 2}>
+        { c = Cast<to: int = 10>(w) d = Cast<to: int = 1>(c) y = Mul(x, d) }"""
+    onnx.save(parse_model(text), tmp_path / "in.onnx")
+    with pytest.raises(PassError, match="allowed: 1e-05"):
+        run(tmp_path / "in.onnx", [Scale(1.004)])
+
+
 def test_the_proof_at_the_end_finds_it_too(model):
     with pytest.raises(PassError, match="All passes together changed output 'y'"):
         run(model, [Scale()], prove="end")

@@ -60,6 +60,18 @@ def test_the_body_of_a_local_function(tmp_path):
     assert [node.op_type for node in model.functions[0].node] == ["Add"]
 
 
+def test_a_chain_behind_a_graph_output_reads_the_output(tmp_path):
+    """What `b` gives way to takes on its name; `c`, which gives way to the same, must not lead to the old one."""
+    text = """g (bool[N, S] m) => (bool[N, S] b, bool[N, S] y) <bool yes = {1}, bool no = {0}>
+        { a = Not(m) b = And(yes, a) c = Or(b, no) y = Not(c) }"""
+    feeds = [{"m": np.array([[True, False, True]])}]
+    model = optimized(tmp_path, text, feeds)
+    assert [(node.op_type, *node.input, *node.output) for node in model.graph.node] == [
+        ("Not", "m", "b"),
+        ("Not", "b", "y"),
+    ]
+
+
 def test_an_initializer_that_two_nodes_share_keeps_its_values(tmp_path):
     """Exporters merge equal weights: folding a batch norm into one convolution must not change the other."""
     text = """g (float[N, 2, 5, 5] x) => (float[N, 2, 5, 5] y, float[N, 2, 5, 5] z)
