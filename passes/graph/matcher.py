@@ -217,17 +217,16 @@ def _match_op(pattern: Op, tensor: gs.Tensor, bound: _Bound) -> Iterator[_Bound]
 
 
 def _adds_dimensions(pattern: Op, given: Sequence[gs.Tensor]) -> bool:
-    """Whether a constant with one element has more dimensions than what it is combined with: so has the result, then.
+    """Whether a number has more dimensions than everything that it is combined with: so has the result, then.
 
-    Where the other operand's dimensions are not known, they are taken to be at least one.
+    What has dimensions that are not known is taken to have one at least.
     """
-    if len(given) != 2 or not any(isinstance(each, Scalar) for each in pattern.inputs):
+    if len(given) < 2 or not any(isinstance(each, Scalar) for each in pattern.inputs):
         return False
-    for constant, other in (given, given[::-1]):
-        least = len(other.shape) if other.shape is not None else 1
-        if is_known(constant) and math.prod(constant.shape) == 1 and len(constant.shape) > least:
-            return True
-    return False
+    single = [is_known(each) and math.prod(each.shape) == 1 for each in given]
+    rank = [1 if each.shape is None else len(each.shape) for each in given]
+    most = max((count for count, alone in zip(rank, single, strict=True) if not alone), default=0)
+    return any(alone and count > most for count, alone in zip(rank, single, strict=True))
 
 
 def _match_all(patterns: Sequence[Pattern], tensors: Sequence[gs.Tensor], bound: _Bound) -> Iterator[_Bound]:

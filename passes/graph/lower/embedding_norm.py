@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from enginery.passes.graph.lower.residual_norm import weights_objection
 from enginery.passes.graph.matcher import Known, Match, OneOf, Op, Rule, RulePass, Var
 from enginery.passes.graph.shapes import dims_of
 
@@ -37,6 +38,8 @@ class _EmbeddingNorm(Rule):
             dims = match.dims(name)
             if dims is None or len(dims) != 2 or match.named[f"{name}_rows"].attrs.get("axis", 0) != 0:
                 return f"the ids {match[name].name!r} have shape {dims}; (batch, length) is needed"
+        if objection := _tables(match):
+            return objection
         if _roles(match) is None:
             return f"the ids have the shapes {', '.join(str(match.dims(name)) for name in _given(match))}"
         if match.named["norm"].attrs.get("axis", -1) not in (-1, 2):
@@ -62,6 +65,15 @@ class _EmbeddingNorm(Rule):
         op = "EmbedLayerNormalization"
         edits.node(op, inputs, at=match.root, takes_name=True, attrs=attrs, domain="com.microsoft", outputs=outputs)
         return made
+
+
+def _tables(match: Match) -> str | None:
+    """Why the kernel cannot read the tables, or the weights of the norm; None when it can."""
+    shapes = [match.dims(f"{name}_table") for name in _given(match)]
+    width = shapes[0][-1] if shapes[0] else ""
+    if any(shape is None or len(shape) != 2 or shape[1] != width for shape in shapes):
+        return f"the tables have the shapes {', '.join(map(str, shapes))}"
+    return weights_objection(match, width)
 
 
 def _given(match: Match) -> list[str]:
@@ -100,7 +112,8 @@ class LowerToEmbeddingNorm(RulePass):
 
     1. LayerNormalization(words + positions), with rows of a third table of segments or without, becomes one node that
        looks up, adds and normalizes. Its ids are cast to int32.
-    2. Ids that are not (batch, length), or segments of another shape than the words, are left. (Refused.)
+    2. Ids that are not (batch, length), or segments of another shape than the words, are left. (Refused.) So are tables
+       of different width, and a scale or bias that is not as wide as they are.
     3. A norm over more than the last dimension, or whose other outputs are read, is left. (Refused.)
     4. A sum that something else reads keeps its form. (Refused.)
     5. With `write=false` nothing changes, and every place is named. (Refused.)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from enginery.passes.graph.matcher import Match, Op, Rule, RulePass, Var
-from enginery.passes.graph.shapes import dims_of
 from enginery.passes.graph.weights import numpy_dtype
 
 if TYPE_CHECKING:
@@ -32,9 +31,10 @@ class _ResidualNorm(Rule):
         shapes = [match.dims(name) for name in ("x", "residual")]
         if shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) not in (2, 3):
             return f"its terms have the shapes {shapes[0]} and {shapes[1]}"
-        scale = dims_of(match["scale"])
-        if norm.attrs.get("axis", -1) not in (-1, len(shapes[0]) - 1) or scale is None or len(scale) != 1:
+        if norm.attrs.get("axis", -1) not in (-1, len(shapes[0]) - 1):
             return "it normalizes over more than the last dimension"
+        if objection := weights_objection(match, shapes[0][-1]):
+            return objection
         if any(not each.is_empty() for each in norm.outputs[1:]):
             return "its mean or deviation is read"
         if numpy_dtype(match["scale"]) != numpy_dtype(match["x"]):
@@ -56,6 +56,14 @@ class _ResidualNorm(Rule):
         if len(outputs) > 1:
             edits.replace(total, outputs[3])
         return made
+
+
+def weights_objection(match: Match, width: int | str) -> str | None:
+    """Why the kernels cannot read the scale or bias of the norm, which ONNX broadcasts; None when they can."""
+    for name in ("scale", "bias"):
+        if name in match and match.dims(name) != (width,):
+            return f"the {name} of its norm has the shape {match.dims(name)}; ({width},) is needed"
+    return None
 
 
 @dataclass(frozen=True)

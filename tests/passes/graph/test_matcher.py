@@ -60,6 +60,12 @@ def test_a_number_with_more_dimensions_than_its_operand_is_no_scalar(shape, matc
     assert (match(Op("Mul", Var("x"), Scalar(2)), text) is not None) is matches
 
 
+def test_a_number_with_more_dimensions_is_none_in_a_choice_either():
+    text = "g (bool[N, 2] c, float[N, 2] x) => (float y) <float[1, 1, 1] low = {2}> { y = Where(c, x, low) }"
+    assert match(Op("Where", Var("c"), Var("x"), Scalar(2)), text) is None
+    assert match(Op("Where", Var("c"), Var("x"), Scalar(2)), text.replace("[1, 1, 1]", "[1, 1]")) is not None
+
+
 def test_a_constant_that_callers_may_set_is_not_known():
     text = "g (float[N] x, float w) => (float[N] y) <float w = {1}> { y = Mul(x, w) }"
     assert match(Op("Mul", Var("x"), Scalar()), text) is None

@@ -85,6 +85,25 @@ def test_ids_of_another_rank_are_left(tmp_path):
     assert "(batch, length) is needed" in apply(LowerToEmbeddingNorm(), given, tmp_path).reasons
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("float[4] w", "float[1, 1, 4] w", "the scale of its norm has the shape (1, 1, 4); (4,) is needed"),
+        ("float[4] b = {0.5, 0, 1, 2}", "float[1] b = {0.5}", "the bias of its norm has the shape (1,)"),
+        (
+            "float[2, 4] positions = {2, 7, 1, 8, 2, 8, 1, 8}",
+            "float[2, 1] positions = {2, 7}",
+            "(2, 4), (2, 4), (2, 1)",
+        ),
+    ],
+)
+def test_tables_and_weights_that_broadcast_are_left(old, new, reason, tmp_path):
+    given = EMBED.format(sum=THREE, places="places").replace(old, new)
+    done = apply(LowerToEmbeddingNorm(), given, tmp_path)
+    assert done.result.changed == 0
+    assert reason in done.reasons
+
+
 def test_embeddings_are_named_where_nothing_is_gained(tmp_path):
     done = apply(LowerToEmbeddingNorm(write=False), EMBED.format(sum=THREE, places="places"), tmp_path)
     assert done.result.changed == 0
