@@ -56,8 +56,9 @@ def activation_grid(low: float, high: float, dtype: str, *, symmetric: bool) -> 
     else:
         scale = (high - low) / (most - least)
         zero = int(np.clip(np.rint(least - low / scale), least, most)) if scale > 0 else 0
-    # A tensor that was zero throughout still needs a valid scale: runtimes refuse 0.
-    return Grid(np.asarray(np.float32(scale or 1.0)), np.asarray(zero, np.int64), dtype)
+    # A tensor that was zero throughout, or next to it, still needs a valid scale: runtimes refuse 0.
+    scale, zero = (scale, zero) if scale > np.finfo(np.float32).tiny else (1.0, 0)
+    return Grid(np.asarray(np.float32(scale)), np.asarray(zero, np.int64), dtype)
 
 
 def weight_grid(weight: Floats, axis: int | None, dtype: str = "int8") -> Grid:

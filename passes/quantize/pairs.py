@@ -36,10 +36,10 @@ def weight_pair(node: gs.Node) -> gs.Node:
 
 def constant_bias(node: gs.Node) -> gs.Constant | None:
     """The bias of a Conv or Gemm, if it has one that is constant and float."""
-    import onnx_graphsurgeon as gs
+    from enginery.passes.graph.weights import is_known
 
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    return bias if isinstance(bias, gs.Constant) else None
+    return bias if bias is not None and is_known(bias) else None
 
 
 def correct_bias(node: gs.Node, exact: gs.Node, shift: npt.NDArray[np.float64]) -> None:

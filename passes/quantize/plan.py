@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from enginery.passes.base import Refusal
 from enginery.passes.calibration.tensor_statistics import TensorStatistics
+from enginery.passes.graph.ir import all_graphs
 from enginery.passes.quantize.options import NodeChoice, QuantizeOptions, choose
 from enginery.passes.quantize.policy import OpRule, Policy
 from enginery.passes.quantize.products import product_inputs, why_no_product
@@ -69,6 +71,12 @@ def make_plan(graph: gs.Graph, policy: Policy, options: QuantizeOptions, tensors
         plan.symmetric[node.inputs[rule.data].name] = choice.symmetric
         if choice.output:
             _add_output(plan, node, choice.symmetric, policy, tensors)
+    plan.refusals += (
+        Refusal(names_of(node)[0], f"it stands in the body of a node ({inner.name}), and bodies stay in float")
+        for inner in islice(all_graphs(graph), 1, None)
+        for node in inner.nodes
+        if node.op in policy.compute
+    )
     for user, index in (place for node in plan.products for place in product_inputs(graph, node)):
         plan.symmetric[user.inputs[index].name] = True
     _extend_regions(graph, plan, policy, options, tensors)

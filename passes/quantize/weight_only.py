@@ -116,7 +116,8 @@ def _to_matmul_nbits(
     import onnx_graphsurgeon as gs
 
     rows, length = shape
-    name, output, bias = node.outputs[0].name, node.outputs[0], node.inputs[2:3]
+    name, output = node.outputs[0].name, node.outputs[0]
+    bias = [each for each in node.inputs[2:3] if not each.is_empty()]
     size = integers.shape[2]
     inputs = [
         node.inputs[0],

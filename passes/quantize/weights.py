@@ -33,15 +33,17 @@ def weight_of(node: gs.Node) -> gs.Constant:
     """The constant behind input 1, which may stand in front of a Q/DQ pair.
 
     Raises:
-        TypeError: the weight is computed.
+        TypeError: the weight is computed, sparse, or an initializer that callers may override.
     """
     import onnx_graphsurgeon as gs
+
+    from enginery.passes.graph.weights import is_known
 
     tensor = node.inputs[1]
     while isinstance(tensor, gs.Variable) and tensor.inputs and tensor.inputs[0].op in _TRANSPARENT:
         tensor = tensor.inputs[0].inputs[0]
-    if not isinstance(tensor, gs.Constant):
-        raise TypeError(f"the weight of {node.name} is computed")
+    if not is_known(tensor):
+        raise TypeError(f"the weight of {node.name} is no constant")
     return tensor
 
 

@@ -44,7 +44,8 @@ class RemoveIdentities(ScopedPass):
 
     def edit(self, edits: Edits) -> Iterable[Refusal]:
         for node in edits.graph.nodes:
-            source = None if node.domain else _passed_on(node)
+            shown = any(edits.is_output(each) for each in node.outputs[1:])  # case 2: a mask
+            source = None if node.domain or shown else _passed_on(node)
             if source is None or getattr(source, "type", "tensor_type") != "tensor_type":  # case 8
                 continue
             if edits.can_replace(node.outputs[0], source):

@@ -15,7 +15,9 @@ from quantizable import ModelBuilder, calibrate, conv_net, images, mlp_block, ru
 from enginery.engines.onnxruntime import open_model
 from enginery.errors import InvalidModelError, StatisticsError
 from enginery.passes.base import PassResult
+from enginery.passes.graph.ir import load_graph
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
+from enginery.passes.quantize.plan import make_plan
 
 
 def quantize(model: Path, batches, policy: str, **options) -> tuple[Path, PassResult]:
@@ -161,3 +163,27 @@ def test_where_only_an_index_comes_out_the_logits_tell_which_remedy_helps(tmp_pa
     assert measured
     assert all(20 < figure < 60 for figure in measured)
     assert [value.name for value in onnx.load(tmp_path / "out.onnx").graph.output] == ["best"]
+
+
+def test_layers_in_the_body_of_an_if_are_named(tmp_path: Path) -> None:
+    text = """g (float[N, 4] x, bool c) => (float[N, 4] y) <float[4, 4] w = {1,2,3,4,5,6,7,8,9,8,7,6,5,4,3,2}>
+        { a = MatMul(x, w)
+          y = If(c) <then_branch = t () => (float[N, 4] p) { [inside] p = MatMul(a, w) },
+                     else_branch = e () => (float[N, 4] q) { q = Neg(a) }> }"""
+    onnx.save(parse_model(text), tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal((2, 4)).astype(np.float32), "c": np.array(n % 2 == 0)} for n in range(4)]
+    output, result = quantize(tmp_path / "model.onnx", lambda: feeds, "onnxruntime-cpu")
+    assert result.changed == 1
+    assert any(each.node == "inside" and "bodies stay in float" in each.reason for each in result.refusals)
+    assert snr(run_all(tmp_path / "model.onnx", lambda: feeds), run_all(output, lambda: feeds)) > 18
+
+
+def test_a_weight_that_callers_may_set_stays_in_float(tmp_path: Path) -> None:
+    text = "g (float[N, 2] x, float[2, 2] w) => (float[N, 2] y) <float[2, 2] w = {1, 2, 3, 4}> { y = MatMul(x, w) }"
+    onnx.save(parse_model(text), tmp_path / "model.onnx")
+
+    graph = load_graph(tmp_path / "model.onnx")
+    plan = make_plan(graph, get_policy("onnxruntime-cpu"), QuantizeOptions(), {})
+    assert plan.compute == []
+    assert "computed, not constant" in plan.refusals[0].reason

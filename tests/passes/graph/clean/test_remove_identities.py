@@ -105,3 +105,8 @@ def test_function_bodies_are_cleaned(tmp_path):
     body = '<domain: "local", opset_import: ["" : 20]> f (a) => (b) { c = Identity(a) b = Neg(c) }'
     done = apply(RemoveIdentities(), text, tmp_path, functions=body)
     assert [node.op for node in done.graph.functions[0].nodes] == ["Neg"]
+
+
+def test_a_dropout_whose_mask_is_a_graph_output_stays(tmp_path):
+    text = "g (float[N] x) => (float[N] y, bool[N] m) { a, m = Dropout(x) y = Neg(a) }"
+    assert apply(RemoveIdentities(), text, tmp_path).ops == ["Dropout", "Neg"]
