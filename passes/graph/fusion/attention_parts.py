@@ -65,14 +65,18 @@ def cap_of(match: Match) -> float | None:
 
 
 def scale_of(match: Match) -> float:
-    """Every factor over every divisor. What a cap divides by and does not multiply with again is part of it."""
+    """Every factor over every divisor; NaN where one of these is 0.
+
+    What a cap divides by and does not multiply with again is part of it.
+    """
     factors = [match.scalar(f"{part}_times") for part in _PARTS if f"{part}_times" in match]
     divisors = [match.scalar(f"{part}_over") for part in _PARTS if f"{part}_over" in match]
     cap = cap_of(match)
     if cap is not None:
         factors += [cap, match.scalar("capped_times") if "capped_times" in match else 1.0]
         divisors += [match.scalar("capped_over")] if "capped_over" in match else []
-    return math.prod(factors) / math.prod(divisors)
+    divisor = math.prod(divisors)
+    return math.prod(factors) / divisor if divisor else math.nan
 
 
 def rank_objection(match: Match) -> str | None:

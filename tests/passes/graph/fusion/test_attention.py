@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from graphs import apply, attributes, ops
+from graphs import apply, attributes, ops, parse, reasons
 
 from enginery.passes.graph.clean.merge_duplicate_nodes import MergeDuplicateNodes
 from enginery.passes.graph.fusion.attention import FuseAttention
@@ -221,6 +221,11 @@ def test_what_attention_cannot_express_is_left_with_a_reason(parts, reason, tmp_
     done = apply(FuseAttention(), attention(**parts), tmp_path)
     assert done.result.changed == 0
     assert re.search(reason, done.reasons), done.reasons
+
+
+def test_scores_that_are_divided_by_zero_are_left():
+    text = attention(scores="m = MatMul(q, kt) s = Div(m, none)", constants=", float none = {0}")
+    assert "scale is nan" in reasons(FuseAttention().apply(parse(text)))
 
 
 def test_fewer_heads_than_asked_are_left(tmp_path):
