@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
 Feeds: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
+Sizes: TypeAlias = "Mapping[str, int]"
+"""One size for each dynamic dimension."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class BuildSpec:
 
     quantized: bool = False
     """Whether the graph holds integers by the recipe's precision, so that its float rest may be computed in less."""
+
+    shapes: tuple[Sizes, ...] = ()
+    """Where the engine will run the most, all of them compared with the original: opt, then the recipe's `shapes`."""
 
     cache: Path | None = None
     """A folder where an engine may keep what makes later builds faster; nothing in it is part of a result."""
@@ -158,6 +163,9 @@ class Engine(ABC):
     variants_quantized: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     """Further ones that exist for quantized graphs only."""
 
+    specializes: ClassVar[bool] = False
+    """Whether builds read `BuildSpec.shapes`."""
+
     at_run: ClassVar[frozenset[str]] = frozenset()
     """Options that may be given anew when a built engine is opened: how it runs, not what it computes."""
 
@@ -174,7 +182,7 @@ class Engine(ABC):
         """Why this machine cannot run the target's engines (its run gates are then deferred), or None when it can."""
 
     def check_options(  # noqa: B027 (an engine may have nothing to refuse so early)
-        self, options: Mapping[str, Any], dims: Mapping[str, DimRange], shapes: Sequence[Mapping[str, int]]
+        self, options: Mapping[str, Any], dims: Mapping[str, DimRange], shapes: Sequence[Sizes]
     ) -> None:
         """Refuse what a recipe says of the engine, before anything is done for its sake.
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from contest.cases import Case, load_feeds, save_feeds
 from enginery.errors import EngineryError
 from enginery.pipeline.choice.contest import with_options
+from enginery.pipeline.comparison.shapes import fit
 from enginery.pipeline.events import Events
 from enginery.pipeline.line import MODEL, Line
 from enginery.pipeline.recipe import Mode
@@ -33,9 +34,13 @@ OURS = (
     ("onnxruntime-cpu", Mode.INT8, {}),
     ("openvino-cpu", Mode.FP32, {}),
     ("openvino-cpu", Mode.BF16, {}),
+    ("openvino-cpu", Mode.BF16, {"static_shapes": True}),
     ("openvino-cpu", Mode.INT8, {}),
     ("openvino-cpu", Mode.INT8, {"inference_precision": "bf16"}),
+    ("openvino-cpu", Mode.INT8, {"static_shapes": True}),
 )
+WORDS = {"static_shapes": "static"}
+"""Of options whose value says nothing by itself."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ class Builder:
     threads: int
 
     def __post_init__(self) -> None:
-        self.loaded = load_recipe(self.case.recipe)
+        loaded = load_recipe(self.case.recipe)
+        shapes = tuple(dict(shape.sizes) for shape in self.case.shapes)
+        self.loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"shapes": shapes}))
         self.folder = self.work / self.loaded.recipe.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.line = self._line({})
@@ -86,19 +93,23 @@ class Builder:
         yield Built("onnxruntime", "onnxruntime", model)
         yield Built("openvino f32", "openvino", model, {"inference_precision": "f32"})
         yield Built("openvino bf16", "openvino", model, {"inference_precision": "bf16"})
+        yield Built("openvino bf16 static", "openvino", model, {"inference_precision": "bf16", "static": True})
         names = (*OWN, *APART) if not quick else ("ort-dynamic", "nncf")
         for name in names:
             if name != "ort-optimizer" or self.case.text:
-                yield self._peer(name, model)
+                yield (built := self._peer(name, model))
+                if name == "nncf":
+                    yield replace(built, name="nncf static", options={**built.options, "static": True})
         for target, mode, options in OURS:
             yield self._ours(target, mode, options)
 
     def evaluation(self) -> list[dict[str, Any]]:
-        """Real inputs for the fidelity."""
+        """Real inputs for the fidelity: batches as they come, and the first one at every shape that is measured."""
         path = self.folder / "evaluation.npz"
         if not path.exists():
             assert self.line.evaluation is not None
-            save_feeds(path, [dict(batch.inputs) for batch in islice(self.line.evaluation.batches(), 8)])
+            feeds = [dict(batch.inputs) for batch in islice(self.line.evaluation.batches(), 8)]
+            save_feeds(path, [*feeds, *(fit(feeds[0], self.line.inputs, shape.sizes) for shape in self.case.shapes)])
         return load_feeds(path)
 
     @property
@@ -117,7 +128,9 @@ class Builder:
 
     def _ours(self, target: str, mode: Mode, options: Mapping[str, Any]) -> Built:
         line = self._line({target: {"threads": self.threads, **options}})
-        name = f"enginery {target} {mode.value}" + "".join(f" {value}" for value in options.values())
+        name = f"enginery {target} {mode.value}" + "".join(
+            f" {WORDS.get(key, value)}" for key, value in options.items()
+        )
         precision = self.loaded.recipe.precision.model_copy(update={"mode": mode})
         begin = time.perf_counter()
         try:

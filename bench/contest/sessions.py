@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from contest.builds import Builder, Built
+from contest.cases import feeds_of
 from enginery.engines import get_engine
 from enginery.engines.onnxruntime import import_onnxruntime
-from enginery.engines.openvino import OpenVinoOptions, import_openvino
+from enginery.engines.openvino import import_openvino
+from enginery.engines.openvino_options import OpenVinoOptions
 
 Run = Callable[[Mapping[str, Any]], np.ndarray]
 
@@ -64,9 +66,23 @@ def _onnxruntime(built: Built, builder: Builder) -> Run:
 
 
 def _openvino(built: Built, builder: Builder) -> Run:
+    openvino = import_openvino()
     properties = OpenVinoOptions(builder.threads, built.options["inference_precision"]).properties()
-    request = import_openvino().Core().compile_model(str(built.path), "CPU", properties).create_infer_request()
-    return lambda feeds: request.infer(dict(feeds))[0].copy()
+
+    def request(shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        model = openvino.Core().read_model(str(built.path))
+        if shapes:
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        return openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
+
+    fixed = [shapes_of(feeds_of(builder.case, shape)) for shape in builder.case.shapes if built.options.get("static")]
+    requests = {tuple(shapes.items()): request(shapes) for shapes in fixed}
+    dynamic = request({})
+    return lambda feeds: requests.get(tuple(shapes_of(feeds).items()), dynamic).infer(dict(feeds))[0].copy()
+
+
+def shapes_of(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: feeds[name].shape for name in sorted(feeds)}
 
 
 def _enginery(built: Built, _: Builder) -> Run:

@@ -143,7 +143,8 @@ def rank(contest: Contest, trials: Sequence[Trial]) -> list[Trial]:
 def tune(contest: Contest, winner: Trial) -> list[Trial]:
     """Search the engine's session options, one at a time: one that is clearly faster than the winner's own is taken.
 
-    All are timed first, and only one that would be taken is validated: most change no result.
+    All are timed first, and only one that would be taken is validated: most change no result. One that makes the same
+    engine (fixed shapes for a model that has no others) is no candidate.
 
     Returns:
         The choice, then everything else that was tried.
@@ -152,6 +153,7 @@ def tune(contest: Contest, winner: Trial) -> list[Trial]:
     if late := contest.late():
         return [winner, *(replace(_untimed(each), outcome="not tried", reason=late) for each in variants)]
     built = [_compiled(contest, each) for each in variants]
+    built = [each for each in built if each.outcome != "tried" or _engine(contest, each) != _engine(contest, winner)]
     out = [_untimed(each) for each in built if each.outcome != "tried"]
     (own, *timed), taken = _take_turns(contest, [winner, *(each for each in built if each.outcome == "tried")])
     # One scale for the whole table: what was measured here is told by its ratio to the winner.
@@ -187,6 +189,12 @@ def _compiled(contest: Contest, trial: Trial) -> Trial:
     except EngineryError as error:
         return _lost(contest, trial, "failed", str(error))
     return replace(trial, line=line)
+
+
+def _engine(contest: Contest, trial: Trial) -> str:
+    """What tells the trial's engine from others: the digest of its files."""
+    assert trial.line is not None
+    return trial.line.compile(trial.target, choose_precision(contest.recipe, trial.mode.value)).digest
 
 
 def _lost(contest: Contest, trial: Trial, outcome: str, reason: str) -> Trial:

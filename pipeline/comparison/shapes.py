@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
+from enginery.engines.base import Arrays, DimRange, Feeds, Sizes, TensorSpec
 from enginery.errors import StageError
 
 
@@ -23,12 +23,13 @@ class Case:
         return f"{self.name} ({sizes})" if sizes else self.name
 
 
-def cases(dims: Mapping[str, DimRange]) -> tuple[Case, ...]:
-    """Every dimension at min, opt and max and at one odd size.
+def cases(dims: Mapping[str, DimRange], shapes: Sequence[Sizes] = ()) -> tuple[Case, ...]:
+    """Every dimension at min, opt and max and at one odd size, and the recipe's own `shapes`.
 
     1. All dimensions together at opt, at min, at max and at an odd size.
     2. With several dimensions: each one alone at its min and max, the others at opt, since together they can hide
        each other (a model that mixes up two equal sizes).
+    3. Every one of `shapes`, absent dimensions at opt.
     """
     wanted = [
         Case("opt", {name: dim.opt for name, dim in dims.items()}),
@@ -41,6 +42,7 @@ def cases(dims: Mapping[str, DimRange]) -> tuple[Case, ...]:
         for name, dim in dims.items():
             wanted.append(Case(f"{name}-min", {**opt, name: dim.min}))
             wanted.append(Case(f"{name}-max", {**opt, name: dim.max}))
+    wanted += [Case(f"shape-{number}", {**wanted[0].sizes, **sizes}) for number, sizes in enumerate(shapes, 1)]
     return _distinct(wanted)
 
 

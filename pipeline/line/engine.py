@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from enginery.engines import BuildSpec, Session
+from enginery.engines.base import Sizes
 from enginery.errors import EngineError
 from enginery.pipeline.comparison.reference import spec_to_json
 from enginery.pipeline.comparison.shapes import cases
@@ -49,7 +50,14 @@ class Line(PrecisionStages):
         native = mode if mode in self.engine(target).native else Mode.FP32.value
         options = self.recipe.engine.get(target, {})
         quantized = precision.mode not in FLOAT_MODES
-        return BuildSpec(self.inputs, self.outputs, self.dims, options, native, quantized)
+        shapes = self.shapes_run_most() if self.engine(target).specializes else ()
+        return BuildSpec(self.inputs, self.outputs, self.dims, options, native, quantized, shapes)
+
+    def shapes_run_most(self) -> tuple[Sizes, ...]:
+        """Opt, then the recipe's `shapes`; nothing where no dimension is dynamic."""
+        opt = {name: dim.opt for name, dim in self.dims.items()}
+        found = [opt, *({**opt, **sizes} for sizes in self.recipe.shapes)] if opt else []
+        return tuple(sizes for index, sizes in enumerate(found) if sizes not in found[:index])
 
     def compile(self, target: str, precision: Precision) -> Result:
         """Compile the graph for the target.
@@ -61,7 +69,7 @@ class Line(PrecisionStages):
         if reason := engine.cannot_build():
             raise EngineError(f"compile: cannot build for {target} here: {reason}")
         options = self.recipe.engine.get(target, {})
-        engine.check_options(options, self.dims, [case.sizes for case in cases(self.dims)])
+        engine.check_options(options, self.dims, [case.sizes for case in cases(self.dims, self.recipe.shapes)])
         graph = self.graph(target, precision)
 
         def run(folder: Path) -> None:
@@ -75,7 +83,13 @@ class Line(PrecisionStages):
         return self.obtain(
             StageName("compile", f"{target} {precision.mode}"),
             run,
-            config={**self.signature, "target": target, "precision": spec.precision, "options": dict(spec.options)},
+            config={
+                **self.signature,
+                "target": target,
+                "precision": spec.precision,
+                "options": dict(spec.options),
+                **({"shapes": [dict(sizes) for sizes in spec.shapes]} if spec.shapes else {}),
+            },
             inputs={
                 "model": graph.digest_of("model"),
                 "outputs": digest_json([spec_to_json(output) for output in self.outputs]),
@@ -213,9 +227,10 @@ class Line(PrecisionStages):
         )
 
     def golden_cases(self) -> list[Case]:
-        """The shapes whose inputs and outputs go into the bundle: small ones first, until they take too much."""
+        """The shapes whose inputs and outputs a bundle carries: small ones, then the recipe's; up to `GOLDEN_BYTES`."""
         shapes = self.shapes
-        names = dict.fromkeys(shapes.case(name).name for name in ("min", "odd", "opt"))
+        own = [case.name for case in shapes.cases if case.sizes in self.shapes_run_most()]
+        names = dict.fromkeys(shapes.case(name).name for name in ("min", "odd", "opt", *own))
         chosen: list[Case] = []
         size = 0
         for name in names:

@@ -190,13 +190,14 @@ class OriginalStages(DataAccess):
                 run=self.subject_session().run,
                 inputs=self.inputs,
                 dims=self.dims,
+                shapes=self.recipe.shapes,
                 declared=self.declared,
                 batches=self.evaluation.batches if self.evaluation is not None else None,
                 seed=self.recipe.seed,
                 progress=self.progress(stage, "shapes"),
             )
 
-        config = {**self.signature, "seed": self.recipe.seed}
+        config = {**self.signature, "shapes": list(self.recipe.shapes), "seed": self.recipe.seed}
         return self.obtain(stage, run, config=config, inputs=inputs, code=_CODE, tools=self.source_tools)
 
     @property

@@ -294,7 +294,8 @@ class Recipe(Part):
     )
     shapes: tuple[dict[str, int], ...] = Field(
         default=(),
-        description="Sizes that `auto` times engines at, absent dimensions at opt; default: opt twice, min and max.",
+        description="Sizes that matter, absent dimensions at opt: compared, too, and where `auto` times engines "
+        "(default: opt twice, min and max) and `static_shapes` compiles for.",
     )
     metric: Metric | None = None
     postprocess: dict[str, Postprocess] = Field(

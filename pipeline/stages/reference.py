@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
+from enginery.engines.base import Arrays, DimRange, Feeds, Sizes, TensorSpec
 from enginery.errors import EngineError, StageError
 from enginery.pipeline.comparison.reference import (
     Batches,
@@ -28,6 +28,7 @@ def reference_shapes(
     run: Callable[[Feeds], Arrays],
     inputs: Sequence[TensorSpec],
     dims: Mapping[str, DimRange],
+    shapes: Sequence[Sizes],
     declared: Sequence[TensorSpec],
     batches: Batches | None,
     seed: int,
@@ -40,6 +41,7 @@ def reference_shapes(
         run: the original: feeds by name in, every output by name out.
         inputs: the declared inputs.
         dims: the declared dynamic dimensions.
+        shapes: further sizes to run at.
         declared: outputs that the recipe insists on; empty means whatever the original returns.
         batches: opens the evaluation data, whose first batch is cut and repeated to the shapes; None: seeded noise.
         seed: of that noise.
@@ -49,7 +51,7 @@ def reference_shapes(
         StageError: the original fails at a declared shape, or does not return what the recipe declares.
     """
     base = _base_inputs(batches, inputs, dims, seed)
-    wanted = cases(dims)
+    wanted = cases(dims, shapes)
     seen: list[tuple[Mapping[str, int], Arrays]] = []
     for done, case in enumerate(wanted, 1):
         feeds = fit(base, inputs, case.sizes)

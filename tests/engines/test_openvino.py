@@ -1,14 +1,17 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 
+from enginery.engines import openvino
 from enginery.engines.base import Artifact, BuildSpec, DimRange, TensorSpec
-from enginery.engines.openvino import OpenVinoCpu, OpenVinoOptions
+from enginery.engines.openvino import OpenVinoCpu
+from enginery.engines.openvino_options import OpenVinoOptions
 from enginery.errors import EngineError, InputError, UsageError
 
 SPEC = BuildSpec(
@@ -44,6 +47,48 @@ def test_answers_like_the_graph(model, tmp_path, batch):
     x = np.random.default_rng(batch).standard_normal((batch, 8)).astype(np.float32)
     with OpenVinoCpu().load(build(path, tmp_path), SPEC) as session:
         np.testing.assert_allclose(session.run({"x": x})["y"], np.maximum(x @ weight, 0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, "[1,8]"), (3, "[1..16,8]"), (4, "[4,8]")])
+def test_a_static_shape_has_a_model_of_its_own(model, tmp_path, monkeypatch, batch, expected):
+    path, weight = model
+    shapes = ({"batch": 4}, {"batch": 1})
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    spec = replace(SPEC, options={"static_shapes": True}, shapes=shapes)
+    artifact = OpenVinoCpu().build(path, folder, spec)
+    assert artifact.options["static_shapes"] == list(shapes)
+    x = np.random.default_rng(batch).standard_normal((batch, 8)).astype(np.float32)
+    # A bundle knows the shapes by its options alone.
+    with OpenVinoCpu().load(artifact, SPEC) as session:
+        assert session.describe()["static_shapes"] == ["batch=4", "batch=1"]
+        ran: list[str] = []
+        run = openvino._Network.run
+        monkeypatch.setattr(
+            openvino._Network,
+            "run",
+            lambda self, feeds: ran.append(str(self._compiled.inputs[0].partial_shape)) or run(self, feeds),
+        )
+        np.testing.assert_allclose(session.run({"x": x})["y"], np.maximum(x @ weight, 0), rtol=1e-5, atol=1e-5)
+    assert ran == [expected]
+
+
+def test_static_shapes_are_where_the_gates_run():
+    engine, shapes = OpenVinoCpu(), [{"batch": 4}, {"batch": 1}]
+    engine.check_options({"static_shapes": [{"batch": 1}]}, SPEC.dims, shapes)
+    with pytest.raises(UsageError, match=r"batch 2, where the gates run nothing.*`shapes` of the recipe"):
+        engine.check_options({"static_shapes": [{"batch": 2}]}, SPEC.dims, shapes)
+    with pytest.raises(UsageError, match=r"expected true, false, or a list of sizes"):
+        engine.check_options({"static_shapes": "opt"}, SPEC.dims, shapes)
+
+
+def test_a_read_only_input_is_run(model, tmp_path):
+    x = np.ones((2, 8), np.float32)
+    x.flags.writeable = False
+    with OpenVinoCpu().load(build(model[0], tmp_path), SPEC) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], np.maximum(x @ model[1], 0), rtol=1e-5, atol=1e-5)
+        strided = np.ones((2, 16), np.float32)[:, ::2]
+        np.testing.assert_allclose(session.run({"x": strided})["y"], np.maximum(x @ model[1], 0), rtol=1e-5, atol=1e-5)
 
 
 def test_results_outlive_the_next_run(model, tmp_path):

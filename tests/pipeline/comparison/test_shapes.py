@@ -38,6 +38,14 @@ def test_dimensions_are_also_varied_alone() -> None:
     assert found["seq-min"] == {"batch": 2, "seq": 1}
 
 
+def test_the_recipes_own_shapes_come_last_and_once() -> None:
+    dims = {"batch": DimRange(1, 2, 4), "seq": DimRange(1, 8, 16)}
+    found = {case.name: case.sizes for case in cases(dims, [{"seq": 5}, {}, {"batch": 4, "seq": 5}, {"seq": 5}])}
+    assert list(found)[-2:] == ["shape-1", "shape-3"]
+    assert found["shape-1"] == {"batch": 2, "seq": 5}
+    assert found["shape-3"] == {"batch": 4, "seq": 5}
+
+
 def test_a_model_without_dynamic_dimensions_has_one_case() -> None:
     (case,) = cases({})
     assert (case.name, str(case)) == ("opt", "opt")

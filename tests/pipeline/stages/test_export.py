@@ -47,8 +47,9 @@ def _reference(folder: Path, module: nn.Module, inputs: tuple[TensorSpec, ...], 
     folder.mkdir()
     session = module_session(module.eval(), inputs, tuple(TensorSpec(name, "float32", ()) for name in names))
     reference_shapes(
-        folder, run=session.run, inputs=inputs, dims=DIMS, declared=(), batches=None, seed=0, progress=lambda *_: None
-    )
+        folder, run=session.run, inputs=inputs, dims=DIMS, shapes=(), declared=(), batches=None, seed=0,
+        progress=lambda *_: None,
+    )  # fmt: skip
     return ShapesReference.open(folder)
 
 
