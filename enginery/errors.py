@@ -4,6 +4,13 @@ A message says what was given, what was expected or is available, and what to do
 message alone and exits with `exit_code`; a traceback is shown only with `--debug`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class EngineryError(Exception):
     """Base of all errors raised on purpose. Exit code 1: a stage failed or a gate refused."""
@@ -62,7 +69,14 @@ class InputError(EngineryError):
 
 
 class GateRefusedError(EngineryError):
-    """A gate refused the engine. The message names the gate, the figure and the bound."""
+    """A gate refused the engine. The message names the gate, the figure and the bound.
+
+    `report` is the folder of the refused build's report, where there is one.
+    """
+
+    def __init__(self, message: str, report: Path | None = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class IntegrityError(EngineryError):

@@ -104,7 +104,9 @@ def build(
         more = f" Refused as well: {', '.join(v.gate for v in refused[1:])}." if len(refused) > 1 else ""
         raise GateRefusedError(
             f"Gate {first.gate} refused {recipe.recipe.name} for {chosen} in {wanted.mode}: {first.words}.{more} "
-            f"The report: {delivery.folder / 'report.md'}. To ship all the same: --allow {first.gate} (it is recorded)."
+            f"The report: {delivery.folder / 'report.md'}. "
+            f"To ship all the same: --allow {first.gate} (it is recorded).",
+            delivery.folder,
         )
     reused = ship(delivery, question, verdicts, sorted(set(allow)))
     return BuildResult(

@@ -69,6 +69,7 @@ def build_auto(
     ranking = rank(contest, [trial for trial in tried if trial.outcome == "tried"])
     losers = [trial for trial in tried if trial.outcome != "tried"]
     untuned: Trial | None = None
+    report: Path | None = None
     while ranking:
         first, *others = ranking
         best, *variants = tune(contest, first) if first is not untuned else [first]
@@ -88,6 +89,7 @@ def build_auto(
                 events=contest.events,
             )
         except GateRefusedError as error:
+            report = error.report
             losers.append(replace(best, outcome="refused", reason=str(error)))
             # With its own options it may still pass.
             untuned = first if best.options and first is not untuned else None
@@ -95,7 +97,7 @@ def build_auto(
         else:
             return replace(built, candidates=candidates)
     reasons = "; ".join(f"{trial.target} {trial.mode}: {trial.reason}" for trial in losers)
-    raise GateRefusedError(f"No candidate for {recipe.recipe.name} passed. {reasons}")
+    raise GateRefusedError(f"No candidate for {recipe.recipe.name} passed. {reasons}", report)
 
 
 def _table(best: Trial, others: Sequence[Trial]) -> tuple[Candidate, ...]:

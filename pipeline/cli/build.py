@@ -22,7 +22,11 @@ from enginery.pipeline.cli.options import (
 from enginery.pipeline.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from enginery.pipeline.build import BuildResult
+    from enginery.pipeline.bundle.manifest import GateVerdict
+    from enginery.pipeline.report import Report
 
 
 @click.command("build")
@@ -71,6 +75,7 @@ def command(
     from enginery.pipeline.build import build
     from enginery.pipeline.choice.auto import AUTO, build_auto
     from enginery.pipeline.recipe.file import load_recipe
+    from enginery.pipeline.report import read_report
 
     loaded = load_recipe(recipe)
     mode = precision or loaded.recipe.precision.mode.value
@@ -90,16 +95,19 @@ def command(
                 run = build_auto if auto else build
                 asked = {"target": target, "precision": precision, "output": output, "events": terminal}
                 result = run(loaded, **asked, **only, **options)
-        except GateRefusedError:
+        except GateRefusedError as error:
+            report = read_report(error.report) if error.report is not None else None
             if as_json:
-                echo_json(_refusal(output / loaded.recipe.name / f"{target}-{mode}"))
+                echo_json(_refusal(target, mode, error.report, report))
+            elif report is not None and ctx.meta.get(VERBOSITY, 0) >= 0:
+                _show_gates(report.gates)
             raise
         if as_json:
             echo_json(_document(result))
         elif ctx.meta.get(VERBOSITY, 0) < 0:
             click.echo(result.bundle)
         else:
-            _show(result)
+            _show(result, recipe)
 
 
 def _document(result: BuildResult) -> dict[str, Any]:
@@ -114,33 +122,36 @@ def _document(result: BuildResult) -> dict[str, Any]:
     }
 
 
-def _refusal(folder: Path) -> dict[str, Any]:
+def _refusal(target: str, precision: str, folder: Path | None, report: Report | None) -> dict[str, Any]:
     """What a machine needs to know of a refused build, out of the report that stands in the bundle's place."""
-    from enginery.pipeline.report import read_report
-
-    report = read_report(folder)
     return {
         "bundle": None,
-        "report": str(folder),
-        "target": report.target,
-        "precision": report.precision,
-        "gates": [gate.model_dump(mode="json") for gate in report.gates],
+        "report": None if folder is None else str(folder),
+        "target": target if report is None else report.target,
+        "precision": precision if report is None else report.precision,
+        "gates": [] if report is None else [gate.model_dump(mode="json") for gate in report.gates],
     }
 
 
-def _show(result: BuildResult) -> None:
-    from enginery.pipeline.bundle.manifest import Verdict
+def _show(result: BuildResult, recipe: str) -> None:
     from enginery.pipeline.choice.auto_text import candidate_lines
 
     if result.candidates:
         for line in candidate_lines(result.candidates):
             click.echo(line)
         click.echo()
-    for gate in result.gates:
-        if gate.verdict is not Verdict.SKIPPED:
-            click.echo(f"{gate.verdict:>8}  {gate.gate}: {gate.words}")
+    _show_gates(result.gates)
     unchanged = " (unchanged)" if result.reused else ""
     click.echo(f"  bundle  {result.bundle}{unchanged}")
     click.echo(f"  report  {result.bundle / 'report.md'}")
     if not result.validated:
-        click.echo(f"The engine was not run yet. On a machine that can: {result.complete_with}")
+        there = f"enginery validate {result.bundle} --recipe {recipe}"
+        click.echo(f"The engine was not run yet. On a machine that can: {there}")
+
+
+def _show_gates(gates: Iterable[GateVerdict]) -> None:
+    from enginery.pipeline.bundle.manifest import Verdict
+
+    for gate in gates:
+        if gate.verdict is not Verdict.SKIPPED:
+            click.echo(f"{gate.verdict:>8}  {gate.gate}: {gate.words}")

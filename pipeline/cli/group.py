@@ -7,6 +7,7 @@ import importlib
 import os
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -65,8 +66,9 @@ class BoundaryGroup(LazyGroup):
     2. An `OSError`, such as a full disk, prints the system's word and the file, and exits with 1.
     3. An absent package that an extra brings prints the command that installs it, and exits with 2.
     4. Ctrl-C prints one line and exits with 130.
-    5. Anything else is a fault of Enginery: Python's traceback, exit 1.
-    6. With `--debug` the traceback of 1 to 4 is printed too.
+    5. Memory that does not suffice is said in words, and exits with 1.
+    6. Anything else is a fault of Enginery, and is called one: the error, its place, and how to see more. Exit code 1.
+    7. With `--debug` the traceback of each is printed too. Stages that ended are not run again for it.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -74,20 +76,32 @@ class BoundaryGroup(LazyGroup):
             return super().invoke(ctx)
         except EngineryError as error:
             _fail(ctx, error, str(error), error.exit_code)
-        except BrokenPipeError:
-            raise  # click knows it: the reader of our output, such as `head`, went away
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click knows them; of a pipe the reader, such as `head`, went away
         except OSError as error:
             if error.strerror is None:
-                raise
+                _fault(ctx, error)
             where = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
             _fail(ctx, error, f"{error.strerror}{where}", 1)
         except ModuleNotFoundError as error:
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
-                raise
+                _fault(ctx, error)
             _fail(ctx, error, f"This needs {error.name}, which is not installed: pip install 'enginery[{extra}]'", 2)
         except KeyboardInterrupt as error:
             _fail(ctx, error, "Interrupted. Finished stages are kept; the same command resumes.", INTERRUPTED)
+        except MemoryError as error:
+            _fail(ctx, error, "The memory of this machine does not suffice. Finished stages are kept.", 1)
+        except Exception as error:  # noqa: BLE001 - the boundary: what nobody foresaw
+            _fault(ctx, error)
+
+
+def _fault(ctx: click.Context, error: Exception) -> NoReturn:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{'/'.join(Path(frame.filename).parts[-3:])}, line {frame.lineno}"
+    more = "" if ctx.meta.get(DEBUG) else "The same command with --debug prints the traceback. "
+    words = f"A fault of Enginery: {type(error).__name__}: {error} ({place}). {more}Please report it."
+    _fail(ctx, error, words, 1)
 
 
 def _fail(ctx: click.Context, error: BaseException, message: str, code: int) -> NoReturn:

@@ -53,4 +53,5 @@ def command(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     elif verified.signed:
         click.echo("It is signed; by whom was not checked. Give the author's key with --public-key.")
     if not manifest.validated:
-        click.echo(f"The engine was not run yet. Complete it with: {manifest.complete_with}")
+        there = f"enginery validate {bundle} --recipe RECIPE"
+        click.echo(f"The engine was not run yet. With the recipe of {manifest.name}: {there}")

@@ -26,6 +26,21 @@ from enginery.pipeline.source.digest import tree_digests
 LABELS = "labels"
 
 
+def npz_files(path: Path) -> list[Path]:
+    """The file itself, or those of a folder in order of their names."""
+    return [path] if path.is_file() else sorted(path.glob("*.npz"))
+
+
+def npz_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The dtype and shape of every array of an .npz file but `labels`, by name, from the headers alone.
+
+    Raises:
+        DataError: it is no such file, or holds something else than plain arrays.
+    """
+    with _Archive(path) as archive:
+        return {name: archive.shape(name) for name in archive.names if name != LABELS}
+
+
 class NpzReader(Reader):
     """The files of a folder are read in order of their names; no batch spans two files."""
 
@@ -38,7 +53,7 @@ class NpzReader(Reader):
 
     def read(self) -> Iterator[Batch]:
         left = self._samples
-        for path in self._files():
+        for path in npz_files(self._path):
             for batch in self._read_file(path):
                 kept, rows = (batch, 0) if left is None else self._layout.first(batch, left)
                 yield kept
@@ -48,7 +63,7 @@ class NpzReader(Reader):
                         return
 
     def count(self) -> int | None:
-        sizes = [self._rows(path) for path in self._files()]
+        sizes = [self._rows(path) for path in npz_files(self._path)]
         if any(size is None for size in sizes):
             return None
         batches, left = 0, self._samples
@@ -67,9 +82,6 @@ class NpzReader(Reader):
 
     def facts(self) -> dict[str, Any]:
         return {"npz": self._path.name, "samples": self._samples, "files": tree_digests(self._path)}
-
-    def _files(self) -> list[Path]:
-        return [self._path] if self._path.is_file() else sorted(self._path.glob("*.npz"))
 
     def _read_file(self, path: Path) -> Iterator[Batch]:
         with _Archive(path) as archive:
@@ -154,13 +166,19 @@ class _Archive:
             self._zip = self._stack.enter_context(zipfile.ZipFile(self._path))
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{self._path} is not an .npz file: {error}.") from error
-        self.members = {name.removesuffix(".npy") for name in self._zip.namelist()}
+        self.names = [name.removesuffix(".npy") for name in self._zip.namelist() if name.endswith(".npy")]
+        self.members = set(self.names)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def shape(self, name: str) -> tuple[str, tuple[int, ...]]:
+        with self._zip.open(f"{name}.npy") as stream:
+            shape, _, dtype = self._header(stream, name)
+        return dtype.name, shape
 
     def rows(self, name: str) -> _Rows:
         stream = self._stack.enter_context(self._zip.open(f"{name}.npy"))

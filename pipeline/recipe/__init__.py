@@ -6,6 +6,7 @@
 from enginery.pipeline.recipe.schema import (
     Data,
     Dim,
+    Dtype,
     ImagePreprocess,
     Metric,
     Mode,
@@ -21,6 +22,7 @@ from enginery.pipeline.recipe.schema import (
 __all__ = [
     "Data",
     "Dim",
+    "Dtype",
     "ImagePreprocess",
     "Metric",
     "Mode",

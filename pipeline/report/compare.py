@@ -22,13 +22,17 @@ _DOWN: Final = {"relative": "relative error", "max_abs": "largest error"}
 
 @dataclass(frozen=True)
 class Change:
-    """One figure or fact of both bundles; `ratio` is after over before where both are numbers and before is not 0."""
+    """One figure or fact of both bundles; `ratio` is after over before where both are numbers and before is not 0.
+
+    `additive` figures are told apart by their difference: counts, decibels, and shares and cosines, which end at 1.
+    """
 
     section: str
     what: str
     before: float | str | None
     after: float | str | None
     better: Better = ""
+    additive: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -42,11 +46,13 @@ class Change:
 
     @property
     def difference(self) -> str:
-        """The change in words: `x1.25` for figures, `same`, `new`, `gone` or `changed`."""
+        """The change in words: `x1.25` or `+0.25` for figures, `same`, `new`, `gone` or `changed`."""
         if not self.changed:
             return "same"
         if self.before is None or self.after is None:
             return "new" if self.before is None else "gone"
+        if self.additive and not isinstance(self.before, str) and not isinstance(self.after, str):
+            return f"{self.after - self.before:+.3g}"
         return "changed" if self.ratio is None else f"x{self.ratio:.3g}"
 
     @property
@@ -123,14 +129,14 @@ def _gates(before: Report, after: Report) -> Iterator[Change]:
 def _accuracy(before: Report, after: Report) -> Iterator[Change]:
     if before.metric is not None and after.metric is not None and before.metric.name == after.metric.name:
         up = after.metric.higher_is_better
-        yield _figure("accuracy", after.metric.name, before.metric.engine, after.metric.engine, up=up)
+        yield _figure("accuracy", after.metric.name, before.metric.engine, after.metric.engine, up=up, additive=True)
     old, new = _outputs(before), _outputs(after)
     for where in [*old, *(name for name in new if name not in old)]:
         for key, words in {**_DOWN, **_UP}.items():
             first = getattr(old.get(where), key, None)
             second = getattr(new.get(where), key, None)
             if first is not None or second is not None:
-                yield _figure("accuracy", f"{where}: {words}", first, second, up=key in _UP)
+                yield _figure("accuracy", f"{where}: {words}", first, second, up=key in _UP, additive=key in _UP)
 
 
 def _outputs(report: Report) -> dict[str, Errors]:
@@ -197,14 +203,16 @@ def _figures(section: str, before: Mapping[str, float], after: Mapping[str, floa
         yield _figure(section, name, before.get(name), after.get(name), up=up)
 
 
-def _figure(section: str, what: str, before: float | None, after: float | None, *, up: bool) -> Change:
+def _figure(
+    section: str, what: str, before: float | None, after: float | None, *, up: bool, additive: bool = False
+) -> Change:
     """A figure of which more (`up`) or less is better."""
     better: Better = ""
     if before is not None and after is not None and before != after:
         better = "better" if (after > before) == up else "worse"
-    return Change(section, what, before, after, better)
+    return Change(section, what, before, after, better, additive)
 
 
 def _facts(section: str, before: Mapping[str, float | str], after: Mapping[str, float | str]) -> Iterator[Change]:
     for name in [*before, *(name for name in after if name not in before)]:
-        yield Change(section, name, before.get(name), after.get(name))
+        yield Change(section, name, before.get(name), after.get(name), additive=True)

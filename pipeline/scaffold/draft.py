@@ -12,6 +12,7 @@ from typing import Any
 from enginery.errors import UsageError
 
 _INPUT = re.compile(r"(?P<name>[^:\s]+):(?P<dtype>\w+)\[(?P<shape>[^\]]*)\]")
+_DIM = re.compile(r"[1-9]\d*|[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Input:
     def parse(cls, text: str) -> Input:
         """Read `name:dtype[dim, dim]`, such as `image:float32[batch,3,224,224]`."""
         match = _INPUT.fullmatch(text.strip())
-        if match is None:
+        dims = [part.strip() for part in match["shape"].split(",") if part.strip()] if match is not None else []
+        if match is None or not all(_DIM.fullmatch(dim) for dim in dims):
             raise UsageError(f"--input {text!r}: expected name:dtype[dims], such as 'image:float32[batch,3,224,224]'.")
-        dims = [part.strip() for part in match["shape"].split(",") if part.strip()]
         shape = tuple(int(dim) if dim.isdigit() else dim for dim in dims)
         return cls(match["name"], match["dtype"], shape)
 

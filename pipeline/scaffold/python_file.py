@@ -5,13 +5,25 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from enginery.errors import UsageError
+from enginery.pipeline.scaffold.data_file import inputs_of
 from enginery.pipeline.scaffold.draft import Draft, Input, relative
 
 
-def draft_python(path: Path, function: str, folder: Path, inputs: Sequence[Input]) -> Draft:
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+def draft_python(
+    path: Path, function: str, folder: Path, inputs: Sequence[Input], data: Path | None, weights: Path | None
+) -> Draft:
+    """The source, and the inputs as they are given or as the data has them.
+
+    Raises:
+        UsageError: the file defines no such callable, or nothing says the shapes.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{path} is not Python: {error}.") from error
     callables = {
         node.name: node
         for node in tree.body
@@ -22,16 +34,41 @@ def draft_python(path: Path, function: str, folder: Path, inputs: Sequence[Input
             raise UsageError(f"{path} defines {', '.join(callables) or 'nothing'}. Say which: {path}:NAME.")
         (function,) = callables
     elif function not in callables:
-        raise UsageError(f"{path} does not define {function!r}; it defines {', '.join(callables) or 'nothing'}.")
-    if not inputs:
-        names = _forward_arguments(callables[function]) or ["x"]
+        raise UsageError(
+            f"{path} defines no class or function {function!r}; it defines {', '.join(callables) or 'none'}. A model "
+            "that is there already is returned by a function."
+        )
+    takes = _forward_arguments(callables[function])
+    source: dict[str, Any] = {"factory": f"{relative(path, folder)}:{function}"}
+    if weights is not None:
+        source["weights"] = _pinned(weights, folder)
+    if inputs:
+        return Draft(source, tuple(inputs))
+    if data is None:
+        names = [name for name, needed in takes.items() if needed] or ["x"]
         example = " ".join(f"--input '{name}:float32[batch,3,224,224]'" for name in names)
-        raise UsageError(f"Python does not say the shapes of {path}:{function}. Give each input, such as {example}.")
-    return Draft({"factory": f"{relative(path, folder)}:{function}"}, tuple(inputs))
+        raise UsageError(
+            f"Python does not say the shapes of {path}:{function}. Give real inputs with --data samples.npz, or each "
+            f"input, such as {example}."
+        )
+    return Draft(source, inputs_of(data, takes))
 
 
-def _forward_arguments(node: ast.stmt) -> list[str]:
-    """The argument names of a class's `forward`."""
+def _pinned(weights: Path, folder: Path) -> dict[str, str]:
+    from enginery.pipeline.source.digest import file_digest
+
+    return {"path": relative(weights, folder), "sha256": file_digest(weights)}
+
+
+def _forward_arguments(node: ast.stmt) -> dict[str, bool]:
+    """The arguments of a class's `forward`, and whether each is needed."""
     methods = node.body if isinstance(node, ast.ClassDef) else []
     forward = next((m for m in methods if isinstance(m, ast.FunctionDef) and m.name == "forward"), None)
-    return [] if forward is None else [argument.arg for argument in forward.args.args[1:]]
+    if forward is None:
+        return {}
+    names = [argument.arg for argument in (*forward.args.posonlyargs, *forward.args.args)]
+    needed = len(names) - len(forward.args.defaults)
+    return {name: place < needed for place, name in enumerate(names) if place > 0} | {
+        argument.arg: default is None
+        for argument, default in zip(forward.args.kwonlyargs, forward.args.kw_defaults, strict=True)
+    }

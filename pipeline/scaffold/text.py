@@ -45,8 +45,10 @@ def recipe_text(name: str, draft: Draft) -> str:
             "# CHECK: the sizes you will serve. Every engine is run at min, opt, max and an odd size.",
             "dims:",
         ]
+    samples = {tensor.shape[0] for tensor in draft.inputs if tensor.shape}
     for dim in names:
-        low, opt, high = (min(size, draft.longest.get(dim, size)) for size in RANGES.get(dim, OTHER_RANGE))
+        guessed = RANGES.get(dim, RANGES["batch"] if samples == {dim} else OTHER_RANGE)
+        low, opt, high = (min(size, draft.longest.get(dim, size)) for size in guessed)
         lines.append(f"  {_flow(dim)}: {_flow({'min': low, 'opt': opt, 'max': high})}")
     data = draft.data or {"python": f"{DATA_FILE}:batches"}
     lines += [

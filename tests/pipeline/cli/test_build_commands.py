@@ -76,6 +76,16 @@ def test_a_refusal_names_gate_figure_and_bound(tmp_path, output):
     assert invoke("verify", output / REFUSED).exit_code == 2
 
 
+def test_a_refusal_shows_what_passed_too(tmp_path, output):
+    result = invoke("build", write_recipe(tmp_path / "strict", **TOO_STRICT), "-o", output)
+    assert result.exit_code == 1
+    assert "  passed  outputs: " in result.stdout
+    assert " refused  accuracy-int8: " in result.stdout
+    assert "bundle" not in result.stdout
+    quiet = invoke("build", tmp_path / "strict" / "recipe.yaml", "-o", output, "-q")
+    assert (quiet.exit_code, quiet.stdout) == (1, "")
+
+
 def test_a_gate_that_is_allowed(tmp_path, output):
     recipe = write_recipe(tmp_path / "strict", **TOO_STRICT)
     result = invoke("build", recipe, "-o", output, "--allow", "accuracy-int8")

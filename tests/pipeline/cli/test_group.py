@@ -30,6 +30,7 @@ def run(error: BaseException, *args: str):
         (RecipeError("line 3: unknown key"), 2, "Error: line 3: unknown key"),
         (OSError(errno.ENOSPC, "No space left on device", "/full/disk"), 1, "No space left on device: /full/disk"),
         (KeyboardInterrupt(), 130, "Interrupted"),
+        (MemoryError(), 1, "memory of this machine does not suffice"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "pip install 'enginery[cpu]'"),
         (ModuleNotFoundError("No module named 'timm.x'", name="timm.models"), 2, "pip install 'enginery[hf]'"),
     ],
@@ -49,8 +50,21 @@ def test_debug_shows_the_traceback_too():
     assert "Error: accuracy: 3 > 2" in result.stderr
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault of ours"), ModuleNotFoundError("x", name="enginery.absent")])
-def test_a_fault_of_ours_is_not_dressed_up(error):
+@pytest.mark.parametrize(
+    "error", [ValueError("all wrong"), OSError("all wrong"), ModuleNotFoundError("all wrong", name="enginery.absent")]
+)
+def test_a_fault_of_ours_is_called_one(error):
     result = run(error)
     assert result.exit_code == 1
-    assert result.exception is error
+    assert f"Error: A fault of Enginery: {type(error).__name__}: all wrong (pipeline/cli/test_group.py" in result.stderr
+    assert "--debug prints the traceback" in result.stderr
+    assert "Traceback" not in result.stderr
+    shown = run(error, "--debug")
+    assert "Traceback" in shown.stderr
+    assert "in fail" in shown.stderr
+
+
+def test_what_click_knows_stays_clicks():
+    result = run(click.UsageError("no such thing"))
+    assert result.exit_code == 2
+    assert "fault" not in result.stderr

@@ -46,6 +46,8 @@ def test_accuracy_in_both_directions(changes):
     assert changes["accuracy", "y on evaluation data: mean cosine"].better == "worse"
     assert changes["accuracy", "y on evaluation data: relative error"].better == "worse"
     assert changes["accuracy", "y on evaluation data: SNR (dB)"].better == ""
+    assert changes["accuracy", "y on evaluation data: mean cosine"].difference == "-0.008"
+    assert changes["changes by pass", "optimize: fold-constants"].difference == "+2"
 
 
 def test_size_and_what_is_new(changes):
@@ -66,7 +68,7 @@ def test_what_is_gone():
 
 def test_the_text_lists_what_changed_and_names_what_did_not():
     text = render_comparison_text(compare_reports(make_report(), faster()))
-    assert "| y on evaluation data: mean cosine | 0.998 | 0.99 | x0.992 worse |" in text
+    assert "| y on evaluation data: mean cosine | 0.998 | 0.99 | -0.008 worse |" in text
     assert "bundle: the same" in text
     assert "SNR" not in text
 

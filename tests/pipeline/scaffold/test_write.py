@@ -1,5 +1,6 @@
 """`enginery init`: what a model says is filled in, what it cannot say is marked, nothing is overwritten."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ def test_an_onnx_file(model, tmp_path):
     assert list(loaded.recipe.inputs) == ["x"], "an initializer is no input"
     assert loaded.recipe.inputs["x"].shape == ("N_1", "x_1", 4)
     assert set(loaded.recipe.dims) == {"N_1", "x_1"}
+    assert loaded.recipe.dims["N_1"].max == 32, "the first dimension of every input counts samples, whatever its name"
 
 
 def test_the_data_file_raises_until_it_is_filled_in(model, tmp_path):
@@ -82,11 +84,68 @@ def test_a_python_file_needs_its_inputs(tmp_path):
     assert recipe.inputs["image"].shape == ("batch", 8)
 
 
+def test_the_arrays_of_the_data_are_the_inputs(tmp_path):
+    """The files differ in the length of two arrays alone, and carry labels."""
+    (tmp_path / "net.py").write_text(NET.replace("image, mask)", "image, mask, *, ids, scale=None, best=False)"))
+    (tmp_path / "data").mkdir()
+    for length in (5, 9):
+        arrays = {name: np.ones((4, length), kind) for name, kind in (("mask", np.float32), ("ids", np.int64))}
+        np.savez(
+            tmp_path / "data" / f"{length}.npz",
+            image=np.ones((4, 3, 8, 8), np.float32), **arrays, labels=np.ones(4), other=np.ones(4),
+        )  # fmt: skip
+    scaffold(str(tmp_path / "net.py"), tmp_path / "out", name="net", data=tmp_path / "data")
+    recipe = load_recipe(str(tmp_path / "out")).recipe
+    assert {name: (tensor.dtype, tensor.shape) for name, tensor in recipe.inputs.items()} == {
+        "image": ("float32", ("batch", 3, 8, 8)),
+        "mask": ("float32", ("batch", "mask_1")),
+        "ids": ("int64", ("batch", "mask_1")),
+    }
+
+
+def test_data_that_lacks_an_input(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    np.savez(tmp_path / "x.npz", image=np.ones((4, 8), np.float32))
+    with pytest.raises(UsageError, match=r"x.npz holds image; expected mask"):
+        scaffold(str(tmp_path / "net.py"), tmp_path / "out", name="net", data=tmp_path / "x.npz")
+
+
+def test_weights_are_pinned(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "net.pt").write_bytes(b"weights")
+    inputs = ["image:float32[batch, 8]", "mask:float32[batch,8]"]
+    scaffold(str(tmp_path / "net.py"), tmp_path / "out", name="net", inputs=inputs, weights=tmp_path / "net.pt")
+    weights = load_recipe(str(tmp_path / "out")).recipe.source.weights
+    assert weights is not None
+    assert (weights.path, weights.sha256) == ("../net.pt", hashlib.sha256(b"weights").hexdigest())
+
+
+def test_weights_without_code(model, tmp_path):
+    with pytest.raises(UsageError, match="--weights goes with a Python file"):
+        scaffold(str(model), tmp_path / "out", name="x", weights=model)
+
+
+def test_an_archive_of_torch_export_needs_its_inputs(tmp_path):
+    (tmp_path / "net.pt2").write_bytes(b"PK")
+    with pytest.raises(UsageError, match="does not say its shapes"):
+        scaffold(str(tmp_path / "net.pt2"), tmp_path / "out", name="net")
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 8), np.float32))
+    scaffold(str(tmp_path / "net.pt2"), tmp_path / "out", name="net", data=tmp_path / "x.npz")
+    assert load_recipe(str(tmp_path / "out")).recipe.source.pt2 == "../net.pt2"
+
+
+@pytest.mark.parametrize("inputs", [["x:float64[8]"], ["x:float32[8]", "x:float32[9]"]])
+def test_inputs_that_no_recipe_takes(model, tmp_path, inputs):
+    with pytest.raises(UsageError, match=r"expected one of float32|is given twice"):
+        scaffold(str(model), tmp_path / "out", name="x", inputs=inputs)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "origin", "words"),
     [
         ("def a(): ...\ndef b(): ...", "net.py", "defines a, b. Say which"),
-        ("def a(): ...", "net.py:c", "does not define 'c'; it defines a"),
+        ("def a(): ...", "net.py:c", "defines no class or function 'c'; it defines a"),
         ("x = 1", "net.py", "defines nothing"),
     ],
 )
@@ -105,14 +164,24 @@ def test_nothing_is_overwritten(model, tmp_path):
 
 
 def test_what_is_no_model(tmp_path):
-    with pytest.raises(UsageError, match="neither an ONNX file"):
+    with pytest.raises(UsageError, match=r"There is no .*absent.onnx"):
         scaffold(str(tmp_path / "absent.onnx"), tmp_path, name="x")
+    with pytest.raises(UsageError, match="neither an ONNX file"):
+        scaffold(str(tmp_path), tmp_path, name="x")
+    (tmp_path / "net.pt").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"enginery init net.py:Net --weights .*net.pt"):
+        scaffold(str(tmp_path / "net.pt"), tmp_path, name="x")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"empty.onnx has no inputs"):
+        scaffold(str(tmp_path / "empty.onnx"), tmp_path / "out", name="x")
     (tmp_path / "bad.onnx").write_bytes(b"\xff\xff\xff\xff")
     with pytest.raises(InvalidModelError, match="not an ONNX file"):
         scaffold(str(tmp_path / "bad.onnx"), tmp_path / "out", name="x")
 
 
-@pytest.mark.parametrize("text", ["x", "x:float32", "x:float32[1,2", ":float32[1]"])
+@pytest.mark.parametrize(
+    "text", ["x", "x:float32", "x:float32[1,2", ":float32[1]", "x:float32[batch,-1]", "x:float32[0]"]
+)
 def test_an_input_that_cannot_be_read(text):
     with pytest.raises(UsageError, match="name:dtype"):
         Input.parse(text)
