@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from enginery.errors import SourceError
 from enginery.pipeline.files import files_below, sha256_file
@@ -77,19 +77,42 @@ def code_facts(reference: Reference) -> dict[str, dict[str, str]]:
 
 
 def tree_digests(path: Path) -> dict[str, str]:
-    """sha256 by relative name of a file, or of every file below a folder."""
+    """sha256 by relative name of a file, or of every file below a folder, behind links to folders too."""
     if path.is_file():
         return {path.name: file_digest(path)}
-    return {file.relative_to(path).as_posix(): file_digest(file) for file in files_below(path) if file.is_file()}
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in _files(path)}
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file below a folder, sorted. A link that leads back to a folder it lies in is not followed."""
+    above = (*above, folder.resolve())
+    for file in files_below(folder):
+        if file.is_file():
+            yield file
+        elif file.is_dir() and file.resolve() not in above:
+            yield from _files(file, (*above, *(each.resolve() for each in file.parents if each.is_relative_to(folder))))
 
 
 def option_files(options: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """sha256 of the files and folders that options of a callable name, relative to the recipe's folder."""
+    """sha256 of the files and folders that options of a callable name, relative to the recipe's folder.
+
+    Names count wherever they stand: in lists and mappings of options, too.
+    """
     found: dict[str, str] = {}
-    for key, value in options.items():
-        if isinstance(value, str) and value and (path := folder / value).exists():
+    for key, value in _texts(options):
+        if value and (path := folder / value).exists():
             found |= {f"{key}:{name}": digest for name, digest in tree_digests(path).items()}
     return found
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text inside a value as it stands in a recipe, with where it stands: `files.0`."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping | list | tuple):
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, inner in cast("Iterable[tuple[Any, Any]]", entries):
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
 
 
 def _name(path: Path, roots: Iterable[Path]) -> str:

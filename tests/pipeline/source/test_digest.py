@@ -12,7 +12,7 @@ from enginery.pipeline.recipe import Source
 from enginery.pipeline.recipe.file import load_recipe
 from enginery.pipeline.source import source_digest
 from enginery.pipeline.source.callables import Reference
-from enginery.pipeline.source.digest import code_facts, file_digest
+from enginery.pipeline.source.digest import code_facts, file_digest, tree_digests
 
 
 def digest(folder: Path, **options: object) -> str:
@@ -69,6 +69,28 @@ def test_a_file_that_an_option_names_counts(project):
     before = digest(project, table="table.csv")
     (project / "table.csv").write_text("2")
     assert digest(project, table="table.csv") != before
+
+
+@pytest.mark.parametrize("options", [{"files": ["a.txt", "b.txt"]}, {"data": {"train": "b.txt"}}])
+def test_files_that_lists_and_mappings_of_options_name_count(project, options):
+    for name in ("a.txt", "b.txt"):
+        (project / name).write_text("1")
+    before = digest(project, **options)
+    (project / "b.txt").write_text("2")
+    assert digest(project, **options) != before
+
+
+def test_files_behind_a_link_to_a_folder_count(tmp_path, project):
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "a.txt").write_text("1")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "elsewhere")
+    (project / "data").mkdir()
+    (project / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    (project / "data" / "self").symlink_to(project / "data")
+    before = digest(project, where="data")
+    assert set(tree_digests(project / "data")) == {"link/deep/a.txt"}
+    (tmp_path / "elsewhere" / "deep" / "a.txt").write_text("2")
+    assert digest(project, where="data") != before
 
 
 def test_the_place_of_a_project_does_not_count(tmp_path, project):
