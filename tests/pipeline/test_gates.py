@@ -101,6 +101,27 @@ def test_a_quantized_engine_is_refused(gate: str, output: OutputFigures, words: 
     assert verdict.bound == bound
 
 
+@pytest.mark.parametrize(("gate", "mode"), [("accuracy-float", Mode.FP32), ("accuracy-int8", Mode.INT8)])
+def test_nothing_compared_is_refused(gate: str, mode: Mode) -> None:
+    verdict = _ask(gate, _measured(evaluation=()), mode)
+    assert (verdict.verdict, verdict.words) == (Verdict.REFUSED, "nothing was compared")
+
+
+def test_one_unmeasured_output_beside_a_good_one_is_refused() -> None:
+    lost = replace(GOOD, name="z", samples=0)
+    for gate, mode in (("accuracy-float", Mode.FP32), ("accuracy-int8", Mode.INT8)):
+        verdict = _ask(gate, _measured(evaluation=(GOOD, lost)), mode)
+        assert (verdict.verdict, verdict.words) == (Verdict.REFUSED, "z was compared on no valid sample")
+
+
+@pytest.mark.parametrize("mode", [Mode.FP16, Mode.BF16, Mode.INT8, Mode.INT8_DYNAMIC, Mode.INT4_WEIGHT])
+def test_whatever_is_no_float_engine_must_be_as_fast(mode: Mode) -> None:
+    slow = replace(FAST, low=0.8)
+    assert _ask("speed", _measured(speed=slow), mode).verdict is Verdict.REFUSED
+    assert _ask("speed", _measured(speed=None), mode).verdict is Verdict.REFUSED
+    assert _ask("speed", _measured(speed=slow), Mode.FP32).verdict is Verdict.SKIPPED
+
+
 def test_the_worst_shape_is_named() -> None:
     cases = (CaseFigures("opt", (GOOD,)), CaseFigures("odd (batch=3)", (replace(GOOD, relative=0.5),)))
     assert "(y at odd (batch=3))" in _ask("shapes", _measured(cases=cases)).words

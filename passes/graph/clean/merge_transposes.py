@@ -30,6 +30,7 @@ class MergeTransposes(ScopedPass):
        the keys of attention).
     3. `Transpose(Where(c, number, Transpose(x)))` becomes `Where(Transpose(c), number, x)` where the transposes undo
        each other and nothing else reads between them: c, a mask of rows, is small.
+    4. `Squeeze(Transpose(Unsqueeze(x)))` that takes out the axis that it added becomes one Transpose of x.
     """
 
     name: ClassVar[str] = "merge-transposes"

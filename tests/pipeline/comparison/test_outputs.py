@@ -72,6 +72,7 @@ def test_the_median_snr_sees_what_a_tensor_wide_one_hides() -> None:
     [
         (np.full((2, 5), np.nan, np.float32), "NaN or infinite, from the engine"),
         (np.full((2, 5), np.inf, np.float32), "NaN or infinite, from the engine"),
+        (np.array([[1] * 5, [1, 1, np.nan, 1, 1]], np.float32), "has 1 values that are NaN or infinite"),
         (np.ones((2, 4), np.float32), "has shape [2, 4] where the original's has [2, 5]"),
         (np.ones((2, 5), np.float64), "has dtype float64; declared: float32"),
     ],
@@ -81,6 +82,21 @@ def test_faults_never_hold_whatever_the_tolerance(actual: np.ndarray, words: str
     assert not found
     assert found.smallest_tolerance is None
     assert words in found.outputs[0].faults[0]
+
+
+def test_an_original_that_is_not_finite_is_a_fault() -> None:
+    """NaN from both is no agreement: nothing was shown."""
+    y = np.array([[1, 1, np.nan, 1, 1]], np.float32)
+    assert "from the original" in _one(y, y, tolerance=float("inf")).outputs[0].faults[0]
+
+
+def test_a_sample_of_zeros_agrees_with_itself_alone() -> None:
+    y = np.array([[1.0] * 5, [0.0] * 5, [0.0] * 5], np.float32)
+    off = y.copy()
+    off[1, 2] = 1e-3
+    assert _one(y, y).outputs[0].cosine_min == pytest.approx(1.0)
+    assert _one(y, off).outputs[0].cosine_min == 0.0
+    assert _one(off, y).outputs[0].cosine_min == 0.0
 
 
 def test_a_missing_output_is_a_fault() -> None:
@@ -124,6 +140,40 @@ def test_masked_positions_are_left_out() -> None:
     assert masked.outputs[0].samples == 6
     off[1, 3] += 3.0
     assert not run({"y": "mask"}, off)
+
+
+def test_a_sample_of_which_a_part_is_valid_counts() -> None:
+    y = _floats(2, 3, 5)
+    off = y.copy()
+    off[0, 0, 1] += 3.0
+    off[1, 2] += 3.0
+    image, mask = TensorSpec("y", "float32", ("batch", 3, 5)), np.array([[1, 1, 0], [1, 1, 0]])
+
+    def run(actual: np.ndarray) -> Comparison:
+        spec = TensorSpec("mask", "int64", ("batch", 3))
+        return compare(
+            {"y": y}, {"y": actual}, [image], 1e-6, inputs={"mask": mask}, valid={"y": "mask"}, input_specs=[spec]
+        )
+
+    assert run(y).outputs[0].samples == 2
+    found = run(off).outputs[0]
+    assert found.max_abs == pytest.approx(3.0, rel=1e-6)
+    assert found.mean_abs == pytest.approx(3.0 / 20, rel=1e-6)
+
+
+def test_masked_integers_are_counted_where_they_are_valid() -> None:
+    spec, ids = TensorSpec("mask", "int64", ("batch", "seq")), TensorSpec("y", "int64", ("batch", "seq"))
+    mask, y = np.array([[1, 1, 0, 0]]), np.array([[5, 6, 7, 8]])
+    figures = compare(
+        {"y": y},
+        {"y": np.array([[5, 7, 7, 9]])},
+        [ids],
+        0.0,
+        inputs={"mask": mask},
+        valid={"y": "mask"},
+        input_specs=[spec],
+    ).outputs[0]
+    assert figures.equal == 0.5
 
 
 def test_a_mask_applies_inside_a_sample_and_in_any_order_of_dimensions() -> None:
