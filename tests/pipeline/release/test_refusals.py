@@ -144,6 +144,31 @@ def test_an_empty_file(case):
     refused(case, SUMS)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda text: text + text.splitlines(keepends=True)[0], "once per file"),
+        (lambda text: text + f"{'0' * 64}  ../outside\n", "once per file"),
+        (lambda text: text + f"{'0' * 64}  /etc/hostname\n", "once per file"),
+        (lambda text: text + f"{'0' * 64}  golden//x\n", "once per file"),
+        (lambda text: text + f"{'0' * 63}  x\n", "once per file"),
+        (lambda text: text.rstrip("\n"), "does not end with a line break"),
+        (lambda text: text + "x" * (1 << 22), "is larger than"),
+        (lambda text: "".join(line for line in text.splitlines(keepends=True) if "manifest" not in line), "not list"),
+    ],
+    ids=["twice", "above", "absolute", "empty part", "short digest", "cut", "huge", "no manifest"],
+)
+def test_digests_that_are_not_strictly_written(bundle, spoil, words):
+    text = (bundle / SUMS).read_text()
+    (bundle / SUMS).write_text(spoil(text))
+    refused((bundle, None), words)
+
+
+def test_measurements_that_no_digest_covers(bundle):
+    rewrite(bundle, measurements=["report.json", "report.md", "absent.json"])
+    refused((bundle, None), "does not list absent.json")
+
+
 def test_a_bundle_from_a_future_schema(bundle, keys):
     rewrite(bundle, schema_version=SCHEMA_VERSION + 1)
     refused((bundle, None), f"schema version {SCHEMA_VERSION + 1}; this Enginery reads up to {SCHEMA_VERSION}")

@@ -75,6 +75,23 @@ def test_gc_keeps_what_another_recipe_uses(store):
     assert collect(store, 0) == ()
 
 
+def test_gc_keeps_what_a_build_begins_to_use_meanwhile(store, monkeypatch):
+    """The build takes and leaves the entry's lock after gc made its list, and before gc takes the lock."""
+    wanted = obtain(store, "1")
+    obtain(store, "2")
+    lock = store.lock
+
+    def late(name, on_wait):
+        if name == wanted.key.digest:
+            monkeypatch.setattr(store, "lock", lock)
+            assert obtain(store, "1").reused
+        return lock(name, on_wait)
+
+    monkeypatch.setattr(store, "lock", late)
+    assert collect(store, 0) == ()
+    assert wanted.path("model.onnx").is_file()
+
+
 def test_gc_leaves_alone_what_a_build_holds(store):
     held = obtain(store, "1")
     obtain(store, "2")
