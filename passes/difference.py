@@ -56,11 +56,13 @@ def worst_differences(answers: Iterable[tuple[Mapping[str, Any], Mapping[str, An
     """The largest error of each output over pairs of expected and actual answers.
 
     Raises:
-        PassError: an output's shape or dtype differs.
+        PassError: an output is absent, or its shape or dtype differs.
     """
     worst: dict[str, Difference] = {}
     for expected, actual in answers:
         for name, value in expected.items():
+            if name not in actual:
+                raise PassError(f"Output {name!r} is gone.")
             difference = measure(name, value, actual[name])
             if name not in worst or difference.relative > worst[name].relative:
                 worst[name] = difference

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from enginery.errors import EngineError, PassError
 from enginery.passes.base import Arrays, Feeds, OpenModel
-from enginery.passes.difference import Difference, measure
+from enginery.passes.difference import Difference, measure, worst_differences
 from enginery.passes.reference import second_opinion
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ class Proof:
         feeds: golden inputs at several dynamic shapes.
         original: the model before the first pass.
         scratch: an empty folder for the models in between.
+
+    Raises:
+        PassError: the model answers the feeds with nothing but NaN and infinity, so that nothing could be shown.
     """
 
     def __init__(self, open_model: OpenModel, feeds: Sequence[Feeds], original: Path, scratch: Path) -> None:
@@ -33,6 +38,11 @@ class Proof:
         self._count = 0
         self._original = self._outputs(original)
         self._before = self._original
+        if not any(_shows(value) for outputs in self._original for value in outputs.values()):
+            raise PassError(
+                "Nothing can be proved: no output of the model holds a finite number on the inputs given. Give others "
+                "(--inputs FILE.npz), or choose --prove off."
+            )
         self.opinion = ""
         """What ONNX's reference evaluator said of the last graph."""
 
@@ -44,7 +54,7 @@ class Proof:
         """
         path = self._save(graph)
         after = self._outputs_after(path)
-        differences = _compare(self._before, after)
+        differences = worst_differences(zip(self._before, after, strict=True))
         worst = next((d for d in differences if not d.within(tolerance)), None)
         if worst is not None:
             where = _first_difference(self._open, self._path, path, self._feeds, tolerance)
@@ -63,7 +73,7 @@ class Proof:
             PassError: as `step`.
         """
         path = self._save(graph)
-        differences = _compare(self._original, self._outputs_after(path))
+        differences = worst_differences(zip(self._original, self._outputs_after(path), strict=True))
         for difference in differences:
             if not difference.within(tolerance):
                 raise PassError(
@@ -102,16 +112,11 @@ class Proof:
         return [run(feeds) for feeds in self._feeds]
 
 
-def _compare(before: list[Arrays], after: list[Arrays]) -> tuple[Difference, ...]:
-    worst: dict[str, Difference] = {}
-    for one, other in zip(before, after, strict=True):
-        for name, expected in one.items():
-            if name not in other:
-                raise PassError(f"Output {name!r} is gone.")
-            difference = measure(name, expected, other[name])
-            if name not in worst or not difference.relative <= worst[name].relative:
-                worst[name] = difference
-    return tuple(worst.values())
+def _shows(output: Any) -> bool:
+    """Whether a changed value in an output could be told from the expected one."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind not in "fc":
+        return True
+    return bool(np.isfinite(output).any())
 
 
 def _first_difference(

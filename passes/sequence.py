@@ -95,7 +95,7 @@ def run_graph_passes(
 
     Raises:
         PassError: a pass raised, left an invalid model, or broke the numbers. The message names the pass, those that
-            ran before it and the first tensor that differs.
+            ran before it and the first tensor that differs. Or the feeds can prove nothing.
         InvalidModelError: `model` itself is not a valid ONNX file.
     """
     from enginery.passes.graph.ir import load_graph, save_graph

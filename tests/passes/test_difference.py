@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from enginery.errors import PassError
-from enginery.passes.difference import ROUNDING, Difference, measure
+from enginery.passes.difference import ROUNDING, Difference, measure, worst_differences
 
 
 def floats(*values):
@@ -48,3 +48,15 @@ def test_one_rounding_is_allowed_only_where_some_error_is():
     assert tiny.within(1e-5)
     assert not tiny.within(0.0)
     assert not Difference("y", 2 * ROUNDING, 1e-3).within(1e-5)
+
+
+def test_the_worst_of_several_answers_counts_by_output():
+    expected = {"y": floats(1, 2), "z": floats(3)}
+    good, bad = (expected, expected), (expected, {**expected, "y": floats(1, 3)})
+    for answers in ([good, bad], [bad, good]):
+        assert {each.output: each.relative for each in worst_differences(answers)} == {"y": 0.5, "z": 0.0}
+
+
+def test_an_output_that_is_gone_is_an_error():
+    with pytest.raises(PassError, match="Output 'z' is gone"):
+        worst_differences([({"y": floats(1), "z": floats(3)}, {"y": floats(1)})])

@@ -134,6 +134,14 @@ def test_proving_without_feeds_is_an_error(model):
         run(model, [Scale()], feeds=())
 
 
+@pytest.mark.parametrize("prove", ["each", "end"])
+def test_inputs_on_which_nothing_is_finite_prove_nothing(model, prove):
+    feeds = [{"x": np.full((n, 2), np.nan, np.float32)} for n in (1, 3)]
+    with pytest.raises(PassError, match="no output of the model holds a finite number"):
+        run(model, [RemoveIdentities()], feeds=feeds, prove=prove)
+    assert run(model, [RemoveIdentities()], feeds=[*feeds, *FEEDS], prove=prove)[0].result.changed == 1
+
+
 def test_an_invalid_graph_is_named(model):
     with pytest.raises(PassError, match=r"'unsorted' failed .* checker refused"):
         run(model, [Unsorted()])
