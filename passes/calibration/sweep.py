@@ -151,6 +151,8 @@ class Sweep:
                     progress(before + index + 1, None if total is None else before + total * self._sweeps)
 
     def _merged(self, feeds: Feeds, pool: Executor) -> dict[str, TensorStatistics]:
+        if not self._tensors:  # a model without a linear layer or convolution
+            return {}
         outputs = self._open()(feeds)
         histograms: dict[str, Histogram] = {}
 

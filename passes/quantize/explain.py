@@ -53,6 +53,8 @@ def snr_along_depth(
         {node.name: node.output[0] for node in model.graph.graph.node if node.op_type in COMPUTE} for model in models
     ]
     shared = [(name, outputs[0][name], outputs[1][name]) for name in outputs[0] if name in outputs[1]]
+    if not shared:
+        return []
     runs = [
         model.expose(context.workdir / f"depth-{index}.onnx", [pair[index + 1] for pair in shared])
         for index, model in enumerate(models)

@@ -187,3 +187,12 @@ def test_a_weight_that_callers_may_set_stays_in_float(tmp_path: Path) -> None:
     plan = make_plan(graph, get_policy("onnxruntime-cpu"), QuantizeOptions(), {})
     assert plan.compute == []
     assert "computed, not constant" in plan.refusals[0].reason
+
+
+def test_a_model_with_nothing_to_quantize_stays_as_it_is(tmp_path: Path) -> None:
+    b = ModelBuilder({"x": ("batch", 4)})
+    model = b.save(tmp_path / "model.onnx", b.op("Exp", ["x"], "y"))
+    batches = lambda: [{"x": np.full((2, 4), n, np.float32)} for n in range(4)]  # noqa: E731
+    output, result = quantize(model, batches, "onnxruntime-cpu")
+    assert (result.changed, result.details["depth"]) == (0, [])
+    np.testing.assert_array_equal(run_all(model, batches), run_all(output, batches))

@@ -1,5 +1,6 @@
 """What `verify` refuses, each by name: of a signed bundle with its key, and of an unsigned one by its digests."""
 
+import base64
 import json
 import os
 import random
@@ -248,6 +249,24 @@ def test_a_signature_that_leaves_files_out(bundle, keys):
 def test_a_signature_file_of_nonsense(signed, keys, content):
     (signed / "model.sig").write_bytes(content)
     refused((signed, keys / "ours.pub"), "model.sig does not hold")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda resources: resources.append({**resources[0], "digest": "0" * 64}),
+        lambda resources: resources[0].update(algorithm="blake2b"),
+        lambda resources: resources[0].update(digest=resources[0]["digest"].upper()),
+    ],
+    ids=["a name twice", "another algorithm", "another spelling"],
+)
+def test_a_signature_that_two_readers_could_read_in_two_ways(signed, keys, spoil):
+    content = json.loads((signed / "model.sig").read_bytes())
+    payload = json.loads(base64.b64decode(content["dsseEnvelope"]["payload"]))
+    spoil(payload["predicate"]["resources"])
+    content["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
+    (signed / "model.sig").write_text(json.dumps(content))
+    refused((signed, keys / "ours.pub"), "is not the sha256 of one file")
 
 
 def test_a_signature_that_is_a_link(signed, keys, tmp_path):
