@@ -25,7 +25,16 @@ def test_errors_are_relative_to_the_largest_value(expected, actual, absolute, re
 
 @pytest.mark.parametrize(
     ("expected", "actual"),
-    [(floats(1, 2), floats(1, np.nan)), (floats(1, np.inf), floats(1, 2)), (np.array([1, 2]), np.array([1, 3]))],
+    [
+        (floats(1, 2), floats(1, np.nan)),
+        (floats(1, np.nan), floats(1, 2)),
+        (floats(1, np.inf), floats(1, 2)),
+        (floats(1, 2), floats(1, np.inf)),
+        (floats(1, np.inf), floats(1, -np.inf)),
+        (floats(1, np.nan), floats(1, np.inf)),
+        (np.array([1, 2]), np.array([1, 3])),
+        (np.array([True, False]), np.array([True, True])),
+    ],
 )
 def test_what_is_no_number_or_must_be_exact_differs_without_bound(expected, actual):
     assert not measure("y", expected, actual).within(1.0)
