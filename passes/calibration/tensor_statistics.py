@@ -222,7 +222,7 @@ def _channel_sums(block: Block) -> Vector:
     """In float32, which is faster; in float64 where that overflows, as on the bias of a mask."""
     with np.errstate(over="ignore", invalid="ignore"):
         sums = (block[:, :, 0] if block.shape[2] == 1 else np.einsum("ijk->ij", block)).sum(axis=0)
-    return (sums if np.isfinite(sums).all() else block.sum(axis=(0, 2), dtype=np.float64)).astype(np.float64)
+        return (sums if np.isfinite(sums).all() else block.sum(axis=(0, 2), dtype=np.float64)).astype(np.float64)
 
 
 def _blocks(rows: Block) -> Iterator[tuple[Block, slice, slice]]:

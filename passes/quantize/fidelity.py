@@ -122,15 +122,19 @@ def _run_to(opened: Calibrated, places: tuple[tuple[str, int], ...], context: Qu
 
 
 def sample_snr(expected: Floats, found: Floats, mask: Any = None) -> Floats:
-    """SNR in dB of each sample (index of the first axis), float64 [N]. NaN in `found` counts as no signal at all."""
-    noise = np.square(expected.astype(np.float64) - found)
-    signal = np.square(expected.astype(np.float64))
-    if mask is not None:
-        weight = np.expand_dims(mask, -1 if expected.ndim < 4 else 1)
-        noise, signal = noise * weight, signal * weight
-    noise, signal = (part.reshape(len(part), -1).sum(axis=1) for part in (noise, signal))
-    ratio = 10 * np.log10(np.maximum(signal, 1e-30) / np.maximum(noise, 1e-30))
-    return np.where(np.isfinite(ratio), np.clip(ratio, -CEILING, CEILING), -CEILING)
+    """SNR in dB of each sample (index of the first axis), float64 [N].
+
+    Equal infinities, such as hidden scores, are no noise; NaN, and an infinity in one place only, is nothing but noise.
+    """
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        noise = np.square(np.where(expected == found, 0.0, expected.astype(np.float64) - found))
+        signal = np.square(expected.astype(np.float64))
+        if mask is not None:
+            valid = np.expand_dims(mask, -1 if expected.ndim < 4 else 1)
+            noise, signal = np.where(valid, noise, 0.0), np.where(valid, signal, 0.0)
+        noise, signal = (part.reshape(len(part), -1).sum(axis=1) for part in (noise, signal))
+        ratio = 10 * np.log10(np.maximum(signal, 1e-30) / np.maximum(noise, 1e-30))
+    return np.where(np.isnan(ratio), -CEILING, np.clip(ratio, -CEILING, CEILING))
 
 
 def _floats(outputs: Arrays) -> Arrays:

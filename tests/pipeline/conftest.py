@@ -15,3 +15,11 @@ def keys(tmp_path_factory) -> Path:
         subprocess.run(make, check=True, capture_output=True)
         subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """An ONNX model of two layers that builds in a second."""
+    from tiny_recipes import write_recipe
+
+    return write_recipe(tmp_path / "recipe")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tiny_recipes import Recorder, data, run_build, weights, write_module_recipe, write_recipe
+from tiny_recipes import Recorder, data, run_build, stages_run, weights, write_module_recipe, write_recipe
 
 from enginery.errors import GateRefusedError, PassError, SourceError, UsageError
+from enginery.pipeline.bundle import Bundle
 
 STUDENT = """
 
@@ -221,4 +222,41 @@ def test_training_without_training_data_is_refused(write: Any, tmp_path: Path) -
 def test_an_onnx_source_has_no_module(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe", module_passes=["prune-n-m"], metric={"name": "top1", "max_drop": 1})
     with pytest.raises(SourceError, match="the source is an ONNX file"):
+        run_build(recipe, tmp_path / "build")
+
+
+def test_module_passes_run_before_the_export(tmp_path: Path) -> None:
+    metric = {"name": "top1", "max_drop": 1.0}
+    recipe = write_module_recipe(tmp_path / "recipe", module_passes=["prune-weights{ratio=0.5}"], metric=metric, seed=1)
+    events = Recorder()
+    bundle = Bundle.open(run_build(recipe, tmp_path / "build", events).bundle)
+    assert {"compress", "reference (original)"} <= set(events.ran)
+    record = next(stage for stage in bundle.manifest.stages if stage.stage == "compress").record["compress"]
+    assert record["passes"][0]["pass"].startswith("prune-weights")
+    assert record["passes"][0]["changed"] > 0
+    # The engine answers like the pruned module; half of the weights that it holds are zero.
+    verdicts = {gate.gate: gate.verdict.value for gate in bundle.manifest.gates}
+    assert verdicts["accuracy-float"] == verdicts["metric"] == "passed"
+    assert _zeros(bundle.path / "engine" / "model.onnx") > 0.4
+    assert stages_run(recipe, tmp_path / "build") == {}
+
+
+def _zeros(path: Path) -> float:
+    import onnx
+    from onnx import numpy_helper
+
+    arrays = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    weight = max(arrays, key=lambda array: array.size)
+    return float((weight == 0).mean())
+
+
+def test_module_passes_need_a_metric(tmp_path: Path) -> None:
+    recipe = write_module_recipe(tmp_path / "recipe", module_passes=["prune-weights{ratio=0.5}"])
+    with pytest.raises(GateRefusedError, match=r"Gate metric refused .* name a `metric` that bounds the loss"):
+        run_build(recipe, tmp_path / "build")
+
+
+def test_module_passes_cannot_work_on_an_onnx_file(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe", module_passes=["prune-weights{ratio=0.5}"])
+    with pytest.raises(SourceError, match=r"work on an nn\.Module; the source is an ONNX file"):
         run_build(recipe, tmp_path / "build")

@@ -133,3 +133,18 @@ class Recorder(Events):
 def run_build(recipe: Path, output: Path, events: Events | None = None, **options: Any) -> BuildResult:
     """Build, measuring the speed no longer than the fewest pairs take."""
     return build(load_recipe(str(recipe)), output=output, events=events, **{"benchmark_seconds": 0.0, **options})
+
+
+INT8 = {"precision": "int8"}
+
+
+def stages_run(recipe: Path, output: Path, **options: Any) -> dict[str, str]:
+    """Build, and return the stages that ran, each with the reason."""
+    events = Recorder()
+    run_build(recipe, output, events, **options)
+    return events.ran
+
+
+def change(recipe: Path, **changes: Any) -> None:
+    """Set keys of a recipe's file."""
+    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), **changes}, sort_keys=False))

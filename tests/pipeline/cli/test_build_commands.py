@@ -25,11 +25,6 @@ def invoke(*args: object) -> Result:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    return write_recipe(tmp_path / "recipe")
-
-
-@pytest.fixture
 def output(tmp_path: Path) -> Path:
     return tmp_path / "build"
 

@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny_recipes import run_build, write_recipe
+from tiny_recipes import run_build
 
 from enginery.engines.onnxruntime import OnnxRuntimeCpu
 from enginery.pipeline.bundle import Bundle, verify_bundle
 from enginery.pipeline.bundle.manifest import Verdict
 from enginery.pipeline.cli.main import cli
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    return write_recipe(tmp_path / "recipe")
 
 
 @pytest.fixture

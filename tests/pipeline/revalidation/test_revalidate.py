@@ -24,11 +24,6 @@ from enginery.pipeline.report import read_report
 from enginery.pipeline.revalidation import GOLDEN_GATES, revalidate
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    return write_recipe(tmp_path / "recipe")
-
-
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that was built where its engine cannot run; not to be changed."""
