@@ -82,8 +82,7 @@ def collect(store: Store, keep_days: float) -> tuple[Entry, ...]:
     """
     old = [entry for entry in entries(store) if not entry.current and entry.age >= keep_days * DAY]
     removed = [entry for entry in old if _remove(store, entry.key)]
-    work = store.root / "work"
-    for folder in sorted(work.iterdir()) if work.is_dir() else ():
+    for folder in _unfinished(store):
         _remove_unfinished(store, folder)
     return tuple(removed)
 
@@ -146,8 +145,15 @@ def _remove(store: Store, key: str) -> bool:
     return True
 
 
+def _unfinished(store: Store) -> list[Path]:
+    """Results in the making, `KEY.XXXX`, and those that were being replaced, `.KEY.old.XXXX`."""
+    work, results = store.root / "work", store.root / "results"
+    replaced = (path for path in results.iterdir() if path.name.startswith("."))
+    return sorted([*(work.iterdir() if work.is_dir() else ()), *replaced])
+
+
 def _remove_unfinished(store: Store, folder: Path) -> None:
-    key = folder.name.partition(".")[0]
+    key = folder.name.removeprefix(".").partition(".")[0]
     try:
         with store.lock(key, _busy):
             shutil.rmtree(folder, ignore_errors=True)

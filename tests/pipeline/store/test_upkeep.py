@@ -102,11 +102,17 @@ def test_gc_leaves_alone_what_a_build_holds(store):
 
 def test_gc_sweeps_what_a_killed_build_left(store):
     obtain(store, "1")
-    left = store.root / "work" / "0123.abc"
-    left.mkdir()
-    (left / "half").touch()
+    making, replacing = store.root / "work" / "0123.abc", store.root / "results" / ".0123.old.abc"
+    for left in (making, replacing):
+        left.mkdir()
+        (left / "half").touch()
+    with store.lock("0123", lambda: None):
+        collect(store, 14)
+    assert making.exists()
+    assert replacing.exists()
     collect(store, 14)
-    assert not left.exists()
+    assert not making.exists()
+    assert not replacing.exists()
 
 
 def test_a_collected_result_is_built_again(store):
