@@ -12,6 +12,7 @@ import numpy.typing as npt
 from enginery.engines.base import Arrays
 from enginery.errors import UsageError
 from enginery.pipeline.bundle.manifest import PostprocessRecord
+from enginery.pipeline.ranking import largest_first
 from enginery.pipeline.recipe import Postprocess, Recipe, Tensor
 
 
@@ -66,8 +67,7 @@ def _finish_one(name: str, array: npt.NDArray[Any], how: PostprocessRecord) -> A
     values = _apply(array, how.apply)
     if how.top is None:
         return {name: values}
-    # Stable, so that equal values keep the order of their places on every machine.
-    index = np.argsort(-values, axis=-1, kind="stable")[..., : how.top]
+    index = largest_first(values)[..., : how.top]
     found: dict[str, npt.NDArray[Any]] = {
         name: np.take_along_axis(values, index, axis=-1),
         f"{name}.index": index.astype(np.int64),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from enginery.engines.base import Arrays, Feeds
 from enginery.errors import DataError
+from enginery.pipeline.ranking import largest_first
 from enginery.pipeline.recipe import Metric
 from enginery.pipeline.source.callables import Reference, guarded, import_callable
 
@@ -75,8 +76,7 @@ class TopK(StreamingMetric):
         if output.shape[:-1] != labels.shape:
             raise DataError(f"An output of shape {list(output.shape)} has labels of shape {list(labels.shape)}.")
         _must_be_classes(labels, output.shape[-1])
-        # A stable sort of the negated scores: of equal scores the first class counts, as with argmax.
-        best = np.argsort(-output, axis=-1, kind="stable")[..., : self.k]
+        best = largest_first(output)[..., : self.k]
         self._right += int((best == labels[..., None]).any(-1).sum())
         self._all += labels.size
 
