@@ -44,7 +44,8 @@ class ConvertToHalf:
        where `keep` did not ask for it and the reason is not the kind of op.)
     4. A node with a constant that float16 cannot hold stays in float32, and so does one that reads or makes a tensor
        named in `large`: what statistics saw beyond the range of float16. (Refused.) Constants beyond 1e8 only hide
-       scores or open a bound; they become the largest half.
+       scores or open a bound; they become the largest half, and infinities stay: rows of them alone are NaN behind a
+       softmax, and guards look for that.
     5. Nodes that only move values (Reshape, Transpose, Gather, ...) take the precision of what they move. Each tensor
        is cast at most once, where it is made.
     6. Subgraphs and function bodies are left in float32.
@@ -239,7 +240,7 @@ class ConvertedValues(DerivedValues):
         values = peek(self._source)
         if self._dtype == np.float16:
             limit = np.finfo(np.float16).max
-            values = np.clip(values, -limit, limit)  # case 4
+            values = np.where(np.isinf(values), values, np.clip(values, -limit, limit))  # case 4
         return np.asarray(values.astype(self._dtype))
 
 

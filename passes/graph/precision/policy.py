@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -48,13 +49,21 @@ def half_inputs(node: gs.Node, opset: int, to: str) -> set[int]:
     except onnx.defs.SchemaError:
         return set()
     wanted = f"tensor({to})"
-    allowed = {c.type_param_str: wanted in c.allowed_type_strs for c in schema.type_constraints}
+    types = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    if any(_holds_tensors(types.get(each.type_str, [each.type_str])) for each in (*schema.inputs, *schema.outputs)):
+        return set()
+    allowed = {name: wanted in each for name, each in types.items()}
     given = schema.inputs
     if not given or (schema.outputs and node.op != "Cast" and not _output_follows(schema, allowed)):
         return set()
     # The last formal input of a variadic op stands for all that follow.
     formal = [given[min(index, len(given) - 1)] for index in range(len(node.inputs))]
     return {index for index, each in enumerate(formal) if allowed.get(each.type_str, False)}
+
+
+def _holds_tensors(types: Sequence[str]) -> bool:
+    """Whether these are sequences, optionals or maps, whose contents have no type that casts could follow."""
+    return not any(each.startswith("tensor(") for each in types)
 
 
 def _output_follows(schema: onnx.defs.OpSchema, allowed: dict[str, bool]) -> bool:

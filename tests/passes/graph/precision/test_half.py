@@ -90,6 +90,27 @@ def test_a_constant_that_hides_becomes_the_largest_half(tmp_path):
     assert float(low.values) == -65504
 
 
+def test_rows_of_infinities_alone_are_still_guarded(tmp_path):
+    text = """g (float[N, 4] x, bool[N, 4] m) => (float[N, 4] y) <float zero = {0}, float low = {-inf}>
+    { w = Where(m, x, low) p = Softmax(w) n = IsNaN(p) g = Where(n, zero, p) y = Mul(g, x) }"""
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    feeds = [{"x": x, "m": np.array([[True, False, True, True], [False] * 4])}]
+    done = apply(ConvertToHalf(), text, tmp_path, tolerance=TOLERANCE, feeds=feeds)
+    assert [float(t.values) for t in done.graph.tensors().values() if t.name == "low"] == [-np.inf]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s = SequenceConstruct(x, w) y = SequenceAt(s, i)",
+        "s = SplitToSequence<axis: int = 0>(x) y = ConcatFromSequence<axis: int = 0>(s)",
+    ],
+)
+def test_sequences_stay_single(body, tmp_path):
+    text = f"g (float[2, 2] x) => (float[A, B] y) <float[2, 2] w = {{1, 2, 3, 4}}, int64 i = {{1}}> {{ {body} }}"
+    assert apply(ConvertToHalf(), text, tmp_path).result.changed == 0
+
+
 def test_a_weight_that_a_single_node_shares_stays_for_it(tmp_path):
     text = """g (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1, 2, 3, 4}>
     { a = Mul(x, w) s = Softmax(a) p = Pow(w, w) b = Add(s, p) y = Mul(b, w) }"""
