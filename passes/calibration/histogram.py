@@ -81,8 +81,9 @@ def count_values(values: npt.NDArray[Any]) -> Counts:
 def bin_edges(bins: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The bounds (inner, outer) of each bin; outer is the one farther from zero. Both float64, shaped like `bins`."""
     bits = bins.astype(np.uint32) << np.uint32(16)
-    inner = bits.view(np.float32).astype(np.float64)
-    outer = (bits | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # the outer bound of infinity's bin is NaN
+        inner = bits.view(np.float32).astype(np.float64)
+        outer = (bits | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)
     return inner, outer
 
 

@@ -198,7 +198,8 @@ def _gemm(node: gs.Node, _: ShapeValues) -> Dims | None:
     one, other = (dims_of(tensor) for tensor in node.inputs[:2])
     if one is None or other is None:
         return None
-    return one[node.attrs.get("transA", 0)], other[1 - node.attrs.get("transB", 0)]
+    turned = [bool(node.attrs.get(name, 0)) for name in ("transA", "transB")]  # whatever is not 0
+    return one[turned[0]], other[1 - turned[1]]
 
 
 def _split(node: gs.Node, _: ShapeValues) -> Dims | None:

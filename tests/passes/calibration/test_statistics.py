@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,29 @@ def test_merging_the_same_data_or_another_graph_is_refused(statistics: Statistic
     other = calibrate(conv_net(tmp_path / "model.onnx"), images())
     with pytest.raises(StatisticsError, match=r"of graph \w{12} cannot be merged with those of graph \w{12}"):
         statistics.merge(other)
+
+
+def test_what_any_part_saw_is_true_of_the_whole(statistics: Statistics) -> None:
+    other = replace(statistics, batches=("0" * 64,), samples=1)
+    for change in ({"random": True}, {"complete": False}):
+        for parts in ((statistics, replace(other, **change)), (replace(other, **change), statistics)):
+            merged = parts[0].merge(parts[1])
+            assert [getattr(merged, name) for name in change] == list(change.values())
+    name = next(iter(statistics.tensors))
+    bad = replace(other, tensors={**other.tensors, name: replace(other.tensors[name], finite=False)})
+    assert not statistics.merge(bad).tensors[name].finite
+    assert not bad.merge(statistics).tensors[name].finite
+    assert statistics.merge(other).tensors[name].finite
+
+
+def test_only_the_tensors_that_every_part_saw_are_kept(statistics: Statistics) -> None:
+    _, *rest = statistics.tensors
+    other = replace(
+        statistics,
+        batches=("0" * 64,),
+        tensors={name: each for name, each in statistics.tensors.items() if name in rest},
+    )
+    assert set(statistics.merge(other).tensors) == set(rest)
 
 
 def test_a_difference_names_the_tensors_whose_ranges_moved(model: Path, statistics: Statistics) -> None:

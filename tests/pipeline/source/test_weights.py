@@ -1,3 +1,4 @@
+import copy
 import pickle
 import zipfile
 
@@ -35,6 +36,18 @@ def test_a_bomb_is_refused_by_its_compression(tmp_path):
     assert bomb.stat().st_size < path.stat().st_size / 100
     with pytest.raises(SourceError, match="compressed member"):
         read_weights(bomb)
+
+
+def test_a_bomb_is_refused_by_its_overlapping_members(tmp_path):
+    path = tmp_path / "weights.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("data/0", bytes(1 << 16))
+        for number in range(1, 9):
+            again = copy.copy(archive.filelist[0])
+            again.filename = f"data/{number}"
+            archive.filelist.append(again)
+    with pytest.raises(SourceError, match=f"claims {9 << 16} bytes of members in a file of {path.stat().st_size}"):
+        read_weights(path)
 
 
 @pytest.mark.parametrize(
