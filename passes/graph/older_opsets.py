@@ -154,15 +154,19 @@ def _ended_mode(node: gs.Node) -> str | None:
     return "tf_half_pixel_for_nn has ended" if mode == "tf_half_pixel_for_nn" else None
 
 
-def as_it_is(node: gs.Node, names: Names) -> None:
-    """For operators of which only some uses ended."""
-    del node, names
+def left(reason: str | Callable[[gs.Node], str | None]) -> Change:
+    """For operators of which some uses, or all, have no newer form: nothing is rewritten, or the model is left."""
+
+    def rewrite(node: gs.Node, names: Names) -> None:
+        del node, names
+
+    return Change(rewrite, reason if callable(reason) else lambda _: reason)
 
 
-CHANGES: dict[tuple[str, int], Change | str] = {
+CHANGES: dict[tuple[str, int], Change] = {
     ("Upsample", 10): Change(_resize, _rounds_unsaid),
     ("BatchNormalization", 9): Change(_per_channel, _not_per_channel),
-    ("Scan", 9): "its sequence lengths have ended",
+    ("Scan", 9): left("its sequence lengths have ended"),
     ("Slice", 10): Change(_to_inputs("starts", "ends", "axes")),
     ("TopK", 10): Change(_top_k),
     ("Clip", 11): Change(_bounds, _untyped(lambda node: bool({"min", "max"} & set(node.attrs)))),
@@ -171,7 +175,7 @@ CHANGES: dict[tuple[str, int], Change | str] = {
     ("Scatter", 11): Change(_renamed("ScatterElements")),
     ("Dropout", 12): Change(_no_ratio),
     ("ReduceSum", 13): Change(axes_to_input),
-    ("Resize", 13): Change(as_it_is, _ended_mode),
+    ("Resize", 13): left(_ended_mode),
     ("Split", 13): Change(_to_inputs("split")),
     ("Squeeze", 13): Change(axes_to_input),
     ("Unsqueeze", 13): Change(axes_to_input),

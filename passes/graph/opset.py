@@ -9,7 +9,7 @@ import onnx
 from enginery.passes.graph.edit import Names, label
 from enginery.passes.graph.ir import all_graphs
 from enginery.passes.graph.older_opsets import CHANGES as OLDER_CHANGES
-from enginery.passes.graph.older_opsets import Change, as_it_is, axes_to_input
+from enginery.passes.graph.older_opsets import Change, axes_to_input, left
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -41,7 +41,7 @@ def raise_opset(model: gs.Graph, version: int) -> str | None:
         for node in graph.nodes:
             changes = _changes(node, model.opset, version)
             for since, change in changes:
-                reason = change if isinstance(change, str) else change.why_not(node)
+                reason = change.why_not(node)
                 if reason is not None:
                     return f"{label(node)!r}: {node.op} changed its meaning in opset {since}: {reason}"
                 work.append((change, node))
@@ -54,7 +54,7 @@ def raise_opset(model: gs.Graph, version: int) -> str | None:
     return None
 
 
-def _changes(node: gs.Node, old: int, new: int) -> list[tuple[int, Change | str]]:
+def _changes(node: gs.Node, old: int, new: int) -> list[tuple[int, Change]]:
     """What happened to the node's operator between two opsets, in order."""
     if node.domain:
         return []
@@ -103,14 +103,14 @@ def _older_pixels(node: gs.Node, names: Names) -> None:
 
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
-_CHANGED: dict[tuple[str, int], Change | str] = {
+_CHANGED: dict[tuple[str, int], Change] = {
     **OLDER_CHANGES,
     **{(f"Reduce{kind}", 18): Change(axes_to_input) for kind in _REDUCTIONS},
-    ("BatchNormalization", 14): Change(as_it_is, _trains),
+    ("BatchNormalization", 14): left(_trains),
     ("RoiAlign", 16): Change(_older_pixels),
     ("Split", 18): Change(_count_outputs),
     ("GridSample", 20): Change(_rename_mode),
-    ("DFT", 20): "its axis became an input",
-    ("GroupNormalization", 21): "its scale and bias went from groups to channels",
+    ("DFT", 20): left("its axis became an input"),
+    ("GroupNormalization", 21): left("its scale and bias went from groups to channels"),
 }
 """Operators that changed their form or meaning since opset 7, in order: what rewrites them, or why they are left."""

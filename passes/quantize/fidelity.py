@@ -93,7 +93,9 @@ def _last_floats(graph: Any) -> Iterator[tuple[str, int]]:
     seen, left = set(outputs), outputs
     while left:
         node = producers.get(left.pop())
-        for index, name in enumerate(node.input if node is not None else ()):
+        if node is None:
+            continue
+        for index, name in enumerate(node.input):
             if name in floats and name in producers:
                 yield node.output[0], index
             elif name not in seen:
