@@ -75,7 +75,8 @@ def shapes_gate(question: Question) -> GateVerdict:
         return _refused("shapes", _list(faults or ["no shape was run"]), bound=limit)
     name = "relative error" if question.mode in FLOAT else "mean cosine"
     words = f"largest {name}" if question.mode in FLOAT else f"lowest {name}"
-    text = f"{words} over {len(question.measured.cases)} shapes: {worst[0]:.3g} ({worst[1]}); bound {limit:g}"
+    count = len(question.measured.cases)
+    text = f"{words} over {count} shape{'s' * (count > 1)}: {worst[0]:.3g} ({worst[1]}); bound {limit:g}"
     if _is_worse(question.mode, worst[0], limit):
         return _refused("shapes", text, worst[0], limit)
     return _passed("shapes", text, worst[0], limit)

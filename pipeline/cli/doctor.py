@@ -30,6 +30,7 @@ def command(output: Path, as_json: bool) -> None:
         for check in checks:
             click.echo(f"{MARKS[check.status]} {check.name}: {check.words}")
             if check.remedy:
-                click.echo(textwrap.fill(check.remedy, 100, initial_indent="    ", subsequent_indent="    "))
+                lines = textwrap.wrap(check.remedy, 96, break_on_hyphens=False, break_long_words=False)
+                click.echo(textwrap.indent("\n".join(lines), "    "))
     if any(check.status is Status.FAULT for check in checks):
         click.get_current_context().exit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
@@ -30,5 +32,7 @@ def live_display() -> Progress:
         Elapsed(),
         Known(Remaining()),
     )
+    # The stream as it is now: a stage may silence what a library prints to it, and the display goes on.
+    console = Console(file=sys.stderr)
     # Speed is taken over ten minutes, since one batch of a large model may take one.
-    return Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=600.0)
+    return Progress(*columns, console=console, transient=True, speed_estimate_period=600.0)

@@ -40,7 +40,7 @@ class GraphStages(OriginalStages):
                 export.export_module(
                     folder,
                     module=module,
-                    example=self.shapes.inputs_of(self.shapes.case("odd")),
+                    example=self.shapes.inputs_of(self.shapes.case(export.TRACED)),
                     inputs=self.inputs,
                     outputs=self.outputs,
                     dims=self.dims,

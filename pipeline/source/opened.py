@@ -120,7 +120,9 @@ def discover_outputs(module: torch.nn.Module, feeds: Feeds) -> tuple[str, ...]:
         return tuple(str(name) for name, value in result.items() if isinstance(value, torch.Tensor))
     if isinstance(result, Sequence) and result and all(isinstance(value, torch.Tensor) for value in result):
         return tuple(f"output_{index}" for index in range(len(result)))
+    odd = list(enumerate(result)) if isinstance(result, Sequence) and not isinstance(result, str) else []
+    where = next((f" with a {type(v).__name__} at {i}" for i, v in odd if not isinstance(v, torch.Tensor)), "")
     raise SourceError(
-        f"The model returns a {type(result).__name__}; expected a tensor, a sequence of tensors or a mapping with "
-        "tensors. Wrap the model in a factory that returns tensors."
+        f"The model returns a {type(result).__name__}{where}; expected a tensor, a sequence of tensors or a mapping "
+        "with tensors. Wrap the model in a factory that returns tensors."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,10 +120,15 @@ def _read_state(path: Path) -> Any:
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        found = re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error))
+        if found is not None:
+            reason = f"it holds {found[1]}, no tensor."
+        else:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SourceError(
-            f"{path.name} cannot be read as weights: {reason} Expected safetensors, or a state dict saved by "
-            "torch.save. A file that holds whole Python objects is refused, because reading it can execute code."
+            f"{path.name} cannot be read as weights: {reason} Expected safetensors, or what "
+            "torch.save(module.state_dict(), ...) writes. A file that holds whole Python objects is refused, because "
+            "reading it can execute code."
         ) from error
 
 
@@ -133,6 +139,12 @@ def _check_archive(path: Path) -> None:
             members = archive.infolist()
     except zipfile.BadZipFile as error:
         raise SourceError(f"{path.name} is a damaged archive: {error}.") from error
+    code = next((member.filename for member in members if "/code/" in member.filename), None)
+    if code is not None:
+        raise SourceError(
+            f"{path.name} is a TorchScript archive: it holds code ({code!r}), and running that is not asked for here. "
+            "Save the weights alone, torch.save(module.state_dict(), ...), or export the model to ONNX."
+        )
     packed = next((member for member in members if member.compress_type != zipfile.ZIP_STORED), None)
     if packed is not None:
         raise SourceError(

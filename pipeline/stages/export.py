@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +12,7 @@ from enginery.errors import EngineError, StageError
 from enginery.passes.base import OpenModel
 from enginery.pipeline.comparison import NEAR_ZERO, compare
 from enginery.pipeline.comparison.reference import ShapesReference
+from enginery.pipeline.export_failure import explain_failure, without_chatter
 from enginery.pipeline.files import pretty_json
 
 if TYPE_CHECKING:
@@ -29,10 +28,18 @@ TOLERANCE: Final = 1e-4
 EXTERNAL_BYTES: Final = 1 << 30
 """Weights beyond this go into a file of their own; protobuf ends at 2 GiB."""
 
-FIRST: Final = 160
-"""Characters of what torch says about a node that an error repeats."""
+TRACED: Final = "odd"
+"""The case whose inputs are traced: sizes that are neither 0 nor 1, nor equal by chance."""
 
 FILE: Final = "model/model.onnx"
+_BAKED: Final = (
+    "A dimension was baked in by tracing: look for Python code in `forward` that depends on a shape, or make the "
+    "dimension fixed in the recipe."
+)
+_TRANSLATED: Final = (
+    "These are the sizes that were traced, so torch.onnx translated something wrongly: try another `opset` in the "
+    "recipe, or export to ONNX yourself and use `source: {onnx: …}`."
+)
 _KEPT_METADATA: Final = frozenset({"pkg.torch.onnx.name_scopes"})
 
 
@@ -64,9 +71,7 @@ def export_module(
 
     chosen = opset or OPSET
     tensors = {spec.name: torch.from_numpy(example[spec.name].copy()) for spec in inputs}
-    with warnings.catch_warnings(), _without_gradients(module):
-        # The exporter warns about its own internals, and about dimensions that share a name, as ours are meant to.
-        warnings.simplefilter("ignore")
+    with without_chatter(), _without_gradients(module):
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -80,7 +85,7 @@ def export_module(
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise StageError(_explain(error)) from error
+            raise StageError(explain_failure(error, module)) from error
     assert program is not None
     _clean(program.model)
     _free_names(program.model)
@@ -122,7 +127,8 @@ def check_export(
     """
     run = open_model(folder / FILE)
     report: list[dict[str, Any]] = []
-    for case in reference.cases:
+    traced = reference.case(TRACED)
+    for case in sorted(reference.cases, key=lambda case: case != traced):  # what is off there was not baked in
         feeds = reference.inputs_of(case)
         actual = _run(run, feeds, str(case))
         found = compare(
@@ -134,11 +140,8 @@ def check_export(
         if broken:
             output = broken[0]
             text = output.faults[0] if output.faults else f"is off by {output.relative or 1.0:.3g} of its scale"
-            raise StageError(
-                f"export: at {case} the exported model's output {output.name!r} {text} "
-                f"(bound {TOLERANCE:g}). The size of a dimension was baked in by tracing: look for Python code in "
-                "`forward` that depends on a shape, or make the dimension fixed in the recipe."
-            )
+            off = f"export: at {case} the exported model's output {output.name!r} {text} (bound {TOLERANCE:g})."
+            raise StageError(f"{off} {_TRANSLATED if case == traced else _BAKED}")
         report.append({"case": case.name, "sizes": dict(case.sizes), "relative": found.smallest_tolerance})
     (folder / "check.json").write_text(pretty_json(report))
 
@@ -147,10 +150,7 @@ def _run(run: Callable[[Feeds], Arrays], feeds: Feeds, case: str) -> Arrays:
     try:
         return run(feeds)
     except EngineError as error:
-        raise StageError(
-            f"export: the exported model fails at {case}: {str(error).strip()} A dimension was baked in by tracing: "
-            "look for Python code in `forward` that depends on a shape, or make the dimension fixed in the recipe."
-        ) from error
+        raise StageError(f"export: the exported model fails at {case}: {str(error).strip()} {_BAKED}") from error
 
 
 def _dynamic_shapes(inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) -> dict[str, Any]:
@@ -167,24 +167,6 @@ def _dynamic_shapes(inputs: Sequence[TensorSpec], dims: Mapping[str, DimRange]) 
     }
 
 
-def _explain(error: Exception) -> str:
-    text, root = str(error.__cause__ or error), str(_root(error))
-    names = re.search(r"specialized it to be a constant \((\d+)\)|marked .*? as dynamic but", text)
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    if names or "Constraints violated" in text:
-        detail = next((line.strip(" -") for line in text.splitlines() if line.strip().startswith("-")), first)
-        return (
-            f"export: a declared dynamic dimension is baked into the model: {detail} "
-            "Make it fixed in the recipe, or take the shape-dependent Python code out of `forward`."
-        )
-    if root != text:
-        first = f"{first[:FIRST]} ({root.strip().splitlines()[0] if root.strip() else 'no reason given'})."
-    return (
-        f"export: torch.onnx cannot export this model: {first} Data-dependent control flow and unsupported operators "
-        "are the usual causes: rewrite that part of `forward`, or export to ONNX yourself and use `source: {onnx: …}`."
-    )
-
-
 @contextlib.contextmanager
 def _without_gradients(module: torch.nn.Module) -> Generator[None]:
     """Where gradients are wanted, attention is traced in a form that fails on transposed heads (T5, BEiT, MaxViT)."""
@@ -198,13 +180,6 @@ def _without_gradients(module: torch.nn.Module) -> Generator[None]:
     finally:
         for parameter in wanted:
             parameter.requires_grad = True
-
-
-def _root(error: BaseException) -> BaseException:
-    """What an exporter stumbled over, below what it says about itself."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _clean(model: Any) -> None:

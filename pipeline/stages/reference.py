@@ -9,6 +9,7 @@ import numpy as np
 
 from enginery.engines.base import Arrays, DimRange, Feeds, Sizes, TensorSpec
 from enginery.errors import EngineError, StageError
+from enginery.passes.difference import measure
 from enginery.pipeline.comparison.reference import (
     Batches,
     digest_batch,
@@ -18,6 +19,9 @@ from enginery.pipeline.comparison.reference import (
     write_shapes,
 )
 from enginery.pipeline.comparison.shapes import Case, cases, fit, infer_output_specs, random_inputs
+
+SAME = 1e-4
+"""Of an output's scale; what an export may differ by, too."""
 
 Progress = Callable[[int, int | None], None]
 
@@ -48,7 +52,8 @@ def reference_shapes(
         progress: hears (shapes done, shapes in all).
 
     Raises:
-        StageError: the original fails at a declared shape, or does not return what the recipe declares.
+        StageError: the original fails at a declared shape, does not return what the recipe declares, or answers the
+            same inputs differently.
     """
     base = _base_inputs(batches, inputs, dims, seed)
     wanted = cases(dims, shapes)
@@ -57,6 +62,8 @@ def reference_shapes(
         feeds = fit(base, inputs, case.sizes)
         outputs = _run_case(run, feeds, case)
         write_case(folder, case, feeds, outputs)
+        if case.name == "min" or len(wanted) == 1:
+            _require_same(outputs, _run_case(run, feeds, case), case)
         seen.append((case.sizes, _shapes_only(outputs)))
         progress(done, len(wanted))
     if absent := [spec.name for spec in declared if spec.name not in seen[0][1]]:
@@ -100,6 +107,22 @@ def _run_case(run: Callable[[Feeds], Arrays], feeds: Feeds, case: Case) -> Array
             f"reference: the original itself fails at the declared shape {case}: {error} "
             "Either the shape is baked into the model, or it is out of the model's range: correct `dims` in the recipe."
         ) from error
+
+
+def _require_same(first: Feeds, again: Feeds, case: Case) -> None:
+    """What an original answers twice may differ by the order of sums alone: with chance nothing can be compared."""
+    for name, array in first.items():
+        if np.array_equal(array, again[name], equal_nan=array.dtype.kind == "f"):
+            continue
+        same_form = array.shape == again[name].shape and array.dtype == again[name].dtype
+        found = measure(name, array, again[name]) if same_form else None
+        if found is None or not found.within(SAME):
+            much = "in shape or type" if found is None else f"by {found.relative:.2g} of its scale"
+            raise StageError(
+                f"reference: at {case} the original gives two answers to the same inputs: {name!r} differs "
+                f"{much}. It draws random numbers, such as a dropout that is always on, or "
+                "keeps something from one call to the next. Take that out of `forward`."
+            )
 
 
 def _shapes_only(outputs: Feeds) -> Arrays:

@@ -32,9 +32,17 @@ def test_outputs_are_named_by_what_is_returned(make, names):
     assert discover_outputs(Returning(make), FEEDS) == names
 
 
-def test_a_result_without_tensors_is_refused():
-    with pytest.raises(SourceError, match="returns a str; expected a tensor"):
-        discover_outputs(Returning(lambda _: "text"), FEEDS)
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("text", "returns a str; expected a tensor"),
+        (None, "returns a NoneType; expected"),
+        ((torch.ones(1), (torch.ones(1),)), "returns a tuple with a tuple at 1; expected"),
+    ],
+)
+def test_a_result_without_tensors_is_refused(result, words):
+    with pytest.raises(SourceError, match=words):
+        discover_outputs(Returning(lambda _: result), FEEDS)
 
 
 def test_a_model_that_cannot_take_its_inputs_says_which():

@@ -18,6 +18,16 @@ class Hostile:
         return (open, (str(self.mark), "w"))
 
 
+def test_what_is_no_state_dict_is_called_by_its_name(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
+    with pytest.raises(SourceError, match=r"it holds torch\.nn\.modules\.linear\.Linear, no tensor\. Expected"):
+        read_weights(tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/code/__torch__/net.py", "")
+    with pytest.raises(SourceError, match="is a TorchScript archive: it holds code"):
+        read_weights(tmp_path / "script.pt")
+
+
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_code_in_a_pickle_is_not_executed(tmp_path, save):
     mark, path = tmp_path / "executed", tmp_path / "weights.pt"

@@ -110,15 +110,45 @@ def test_an_export_that_differs_at_one_shape_is_refused_with_the_case(tmp_path: 
         check_export(tmp_path / "export", reference, inputs=(IDS,), valid={}, open_model=open_model)
 
 
-def test_what_cannot_be_exported_says_why_and_what_helps(tmp_path: Path) -> None:
+def test_what_cannot_be_exported_says_why_and_what_helps(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Branches(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * 2 if bool(x.sum() > 0) else x.exp()
 
     module = Branches().eval()
     reference = _reference(tmp_path / "reference", module, (X,), ["output"])
-    with pytest.raises(StageError, match=r"export: torch\.onnx cannot export this model"):
+    with pytest.raises(StageError, match=r"export: torch\.onnx cannot export .*test_export\.py, line .*sum"):
         _export(tmp_path / "export", module, reference, (X,))
+    assert capfd.readouterr().err == "", "torch prints its half-made graph"
+
+
+def test_what_is_off_where_it_was_traced_was_not_baked_in(tmp_path: Path) -> None:
+    module = Net().eval()
+    reference = _reference(tmp_path / "reference", module, (IDS,), ["embedding"])
+    _export(tmp_path / "export", module, reference, (IDS,))
+    for path in (reference.folder / "cases").glob("*.outputs.npz"):
+        with np.load(path) as archive:
+            arrays = {name: archive[name] * np.float32(1.01) for name in archive.files}
+        np.savez(path, **arrays)
+    with pytest.raises(StageError, match=r"export: at odd .* torch.onnx translated something wrongly"):
+        check_export(tmp_path / "export", reference, inputs=(IDS,), valid={}, open_model=open_model)
+
+
+class Counting(nn.Module):
+    """A model that keeps something from one call to the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x.sum(1) * self.calls
+
+
+def test_an_original_that_answers_differently_each_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"at min .* gives two answers to the same inputs: 'y' differs by 0\.\d+ of"):
+        _reference(tmp_path / "reference", Counting(), (X,), ["y"])
 
 
 class Heads(nn.Module):
