@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from enginery.engines.base import Arrays, Artifact, BuildSpec, Engine, Feeds, Session
+from enginery.engines.base import Arrays, Artifact, BuildSpec, DimRange, Engine, Feeds, Session, Sizes
 from enginery.engines.kernels import kernel_facts
 from enginery.engines.onnx_file.check import check_model
 from enginery.engines.onnx_file.copy import copy_model
@@ -26,6 +26,7 @@ from enginery.errors import EngineError, MissingDependencyError
 
 if TYPE_CHECKING:
     import onnxruntime
+
 
 ENTRY: Final = "model.onnx"
 CPU: Final = "CPUExecutionProvider"
@@ -127,6 +128,10 @@ class OnnxRuntime(Engine):
     """Optimizers that fail on models that are not at fault: withdrawn where a model opens only without them."""
 
     advice: ClassVar[str]
+
+    def check_options(self, options: Mapping[str, Any], dims: Mapping[str, DimRange], shapes: Sequence[Sizes]) -> None:
+        del dims, shapes
+        SessionOptions.parse(options, self.defaults, self.target)
 
     at_run: ClassVar[frozenset[str]] = frozenset(
         {"threads", "spinning", "memory_arena", "optimization", "disabled_optimizers", "config"}

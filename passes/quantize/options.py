@@ -49,7 +49,7 @@ class QuantizeOptions:
     block_size: int = 32
 
     def __post_init__(self) -> None:
-        for pattern in (*self.keep_float, *(override.nodes for override in self.overrides)):
+        for pattern in self.patterns:
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -60,6 +60,11 @@ class QuantizeOptions:
     def keeping_float(self, *patterns: str) -> QuantizeOptions:
         """The same with more nodes left in float."""
         return replace(self, keep_float=(*self.keep_float, *patterns))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What nodes are called in `keep_float` and in `overrides`, each once."""
+        return tuple(dict.fromkeys((*self.keep_float, *(override.nodes for override in self.overrides))))
 
     def for_node(self, *names: str) -> NodeOverride:
         """All overrides that concern a node, as one."""

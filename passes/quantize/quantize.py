@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from enginery.errors import InvalidModelError, StatisticsError
-from enginery.passes.base import OpenModel, PassResult
+from enginery.passes.base import OpenModel, PassResult, Refusal
 from enginery.passes.calibration.batches import Batches, kept
 from enginery.passes.calibration.digest import graph_digest
 from enginery.passes.calibration.exposed import COMPUTE
@@ -18,12 +20,17 @@ from enginery.passes.quantize.context import MOST_BATCHES, QuantizeContext
 from enginery.passes.quantize.dynamic import quantize_dynamically
 from enginery.passes.quantize.explain import explain_nodes, snr_along_depth
 from enginery.passes.quantize.fold import fold
-from enginery.passes.quantize.options import QuantizeOptions
+from enginery.passes.quantize.options import NodeOverride, QuantizeOptions
 from enginery.passes.quantize.plan import names_of
 from enginery.passes.quantize.policy import Policy
 from enginery.passes.quantize.remedies import treat
 from enginery.passes.quantize.weight_only import quantize_weights
 from enginery.passes.quantize.weights import has_constant_weight, weight_of
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+UNMATCHED = "named in `keep_float` or `overrides`, and no node, module or weight of this graph is called so"
 
 
 def quantize_model(
@@ -56,9 +63,10 @@ def quantize_model(
     """
     from enginery.passes.graph.ir import save_graph
 
-    _require_quantizable(model, options)
+    unmatched = _unmatched(_quantizable(model, options), options)
     if options.mode != "int8":
-        return _without_statistics(model, output, policy, options)
+        found = _without_statistics(model, output, policy, options)
+        return replace(found, refusals=(*found.refusals, *unmatched))
     if statistics is None:
         raise StatisticsError("Static int8 needs statistics and got none. Run `enginery calibrate` first.")
     statistics.require_graph(graph_digest(model))
@@ -88,10 +96,20 @@ def quantize_model(
         "tables": dict(treated.tables.details),
         "remedies": [step.to_json() for step in treated.steps],
     }
-    return PassResult(len(plan.integer()), (*plan.refusals, *treated.tables.refusals), details)
+    return PassResult(len(plan.integer()), (*plan.refusals, *treated.tables.refusals, *unmatched), details)
 
 
-def _require_quantizable(model: Path, options: QuantizeOptions) -> None:
+def _unmatched(graph: gs.Graph, options: QuantizeOptions) -> tuple[Refusal, ...]:
+    """What `keep_float` and `overrides` name and the graph has not: another target's graph may, or it is a mistake."""
+    names = [names_of(node) for node in graph.nodes]
+    return tuple(
+        Refusal(pattern, UNMATCHED)
+        for pattern in options.patterns
+        if not any(NodeOverride(pattern).matches(*each) for each in names)
+    )
+
+
+def _quantizable(model: Path, options: QuantizeOptions) -> gs.Graph:
     from enginery.passes.graph.ir import load_graph
     from enginery.passes.graph.opset import LEAST, raise_opset
 
@@ -107,6 +125,7 @@ def _require_quantizable(model: Path, options: QuantizeOptions) -> None:
         old = graph.opset
         reason = raise_opset(graph, LEAST) or f"add raise-opset{{version={LEAST}}} to `graph_passes`"
         raise InvalidModelError(f"Q/DQ pairs per channel need opset {LEAST}, and the model has {old}: {reason}.")
+    return graph
 
 
 def _without_statistics(model: Path, output: Path, policy: Policy, options: QuantizeOptions) -> PassResult:

@@ -25,6 +25,12 @@ _DTYPES: Final[dict[str, Literal["float16", "bfloat16"]]] = {Mode.FP16: "float16
 
 class PrecisionStages(CalibrationStages):
     def quantize(self, target: str, precision: Precision) -> Result:
+        from enginery.passes.quantize.quantize import UNMATCHED
+        from enginery.passes.quantize.remedies import named_remedies
+        from enginery.pipeline.recipe.quantize_options import quantize_options
+
+        options = quantize_options(precision)
+        named_remedies(options)  # a fault of the recipe is said before anything is done for its sake
         optimized = self.optimize(target)
         engine = self.engine(target)
         statistics = self.statistics(target, precision) if precision.mode in NEEDS_STATISTICS else None
@@ -32,7 +38,6 @@ class PrecisionStages(CalibrationStages):
 
         def run(folder: Path) -> None:
             from enginery.passes.quantize import get_policy
-            from enginery.pipeline.recipe.quantize_options import quantize_options
             from enginery.pipeline.stages.quantize import quantize
 
             optimized.verify()
@@ -43,13 +48,15 @@ class PrecisionStages(CalibrationStages):
                 model=optimized.path(MODEL),
                 statistics=statistics.path("statistics") if statistics is not None else None,
                 policy=get_policy(engine.policy),
-                options=quantize_options(precision),
+                options=options,
                 open_model=self.open_model,
                 batches=feeds,
             )
 
-        return self.obtain(
-            StageName("quantize", f"{target} {precision.mode}"),
+        stage = StageName("quantize", f"{target} {precision.mode}")
+        told = stage in self.results
+        result = self.obtain(
+            stage,
             run,
             config={"precision": precision.model_dump(mode="json", exclude={"rest"}), "policy": engine.policy},
             inputs={
@@ -60,6 +67,10 @@ class PrecisionStages(CalibrationStages):
             code=["enginery.pipeline.stages.quantize", "enginery.pipeline.recipe.quantize_options", LITERAL],
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy", "scipy"],
         )
+        for refusal in result.json("quantize.json")["refusals"]:
+            if refusal["reason"] == UNMATCHED and not told:
+                self.events.note(f"{target}: {refusal['node']!r} is {UNMATCHED}")
+        return result
 
     def sensitivity(self, target: str, precision: Precision) -> Result:
         """What each node's static quantization does to the outputs, without remedies."""

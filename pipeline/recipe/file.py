@@ -141,6 +141,17 @@ def _line(node: yaml.Node) -> int:
     return node.start_mark.line + 1
 
 
+_WORDS = {
+    "tuple_type": "Input should be a list, such as [a, b]",
+    "dict_type": "Input should be a mapping of keys to values",
+    "int_parsing": "Input should be a whole number",
+    "int_from_float": "Input should be a whole number",
+    "float_parsing": "Input should be a number",
+    "bool_parsing": "Input should be true or false",
+}
+"""What pydantic says in words of Python."""
+
+
 def _explain(fault: ErrorDetails, root: yaml.Node) -> tuple[int, str]:
     """Turn one pydantic error into (line, "key: what was given; what is allowed")."""
     path, node, line = _locate(fault["loc"], root)
@@ -150,7 +161,7 @@ def _explain(fault: ErrorDetails, root: yaml.Node) -> tuple[int, str]:
     if fault["type"] == "missing":
         return line, f"`{name}` is missing."
     given = f" given {_short(fault['input'])};" if node is None or isinstance(node, yaml.ScalarNode) else ""
-    text = fault["msg"].removeprefix("Value error, ")
+    text = _WORDS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     return line, f"`{name}`:{given} {text[:1].lower()}{text[1:]}."
 
 

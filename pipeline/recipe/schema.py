@@ -302,7 +302,7 @@ class Recipe(Part):
         default_factory=dict, description="By output; applied by `predict`, pinned in the bundle."
     )
     opset: int | None = Field(default=None, ge=17, description="Opset of the export (default: chosen by Enginery).")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     signature: Literal["optional", "required"] = Field(
         default="optional", description="`required`: its bundles verify only with the public key of who signed them."
     )
@@ -311,6 +311,15 @@ class Recipe(Part):
     @classmethod
     def _bare_precision(cls, value: Any) -> Any:
         return {"mode": value} if isinstance(value, str) else value
+
+    @field_validator("targets", "engine")
+    @classmethod
+    def _known_targets(cls, value: tuple[str, ...] | dict[str, Any]) -> Any:
+        from enginery.engines import targets
+
+        if unknown := next((name for name in value if name not in (*targets(), "auto")), None):
+            raise ValueError(f"there is no target {unknown!r}; available: {', '.join(targets())} and auto")
+        return value
 
     @model_validator(mode="after")
     def _postprocessed_outputs_are_declared(self) -> Self:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext, Remedy
 from enginery.passes.quantize.fidelity import Fidelity, Reference
+from enginery.passes.quantize.options import QuantizeOptions
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import Plan, make_plan
 from enginery.passes.quantize.remedies.attention import SmoothAttention
@@ -110,8 +111,16 @@ def treat(model: Path, context: QuantizeContext) -> Treated:
     """
     if context.options.passes == "default":
         return _choose(model, context) if context.batches is not None else _apply(model, context, ())
-    given = [parse_pass(text, remedies()) for text in context.options.passes]
-    return _apply(model, context, given)
+    return _apply(model, context, named_remedies(context.options))
+
+
+def named_remedies(options: QuantizeOptions) -> list[Remedy]:
+    """The remedies that the options name, in order; none where they leave the choice to measurement.
+
+    Raises:
+        UsageError: there is no such remedy, or it takes no such option.
+    """
+    return [] if options.passes == "default" else [parse_pass(text, remedies()) for text in options.passes]
 
 
 def _apply(model: Path, context: QuantizeContext, given: Sequence[Remedy]) -> Treated:

@@ -108,6 +108,15 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     assert quantize(model, images(), "onnxruntime-cpu")[0].read_bytes() == first
 
 
+def test_a_name_that_the_graph_has_not_is_told(tmp_path: Path) -> None:
+    model = mlp_block(tmp_path / "model.onnx")
+    names = [node.name for node in onnx.load(model).graph.node if node.op_type == "MatMul"]
+    _, result = quantize(model, sequences(), "onnxruntime-cpu", keep_float=(names[0], "nosuch.*"))
+    told = {refusal.node: refusal.reason for refusal in result.refusals}
+    assert told[names[0]] == "kept in float: an option names it"
+    assert "no node, module or weight of this graph is called so" in told["nosuch.*"]
+
+
 @pytest.mark.parametrize("mode", ["int8", "int8-dynamic", "int4-weight"])
 def test_a_model_in_half_precision_is_refused(tmp_path: Path, mode) -> None:
     b = ModelBuilder({"x": ("batch", 8)})
