@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from enginery.errors import DataError
+from enginery.errors import DataError, StatisticsError
 from enginery.passes.base import OpenModel
 from enginery.passes.calibration.batches import BatchCheck, Batches
 from enginery.passes.calibration.statistics import Statistics
@@ -58,11 +58,16 @@ def collect(
     Raises:
         DataError: no data, a single sample, other data on a second sweep, or a batch that is incomplete, not finite or
             outside the declared dimensions.
-        StatisticsError: `resume` belongs to another graph.
+        StatisticsError: `resume` belongs to another graph, or left out other positions.
     """
     calibrated = Calibrated.open(model, open_model, masks)
     if resume is not None:
         resume.require_graph(calibrated.digest)
+        if resume.masks != tuple(masks):
+            raise StatisticsError(
+                f"The interrupted run had the masks {list(resume.masks)}, this one has {list(masks)}: they cannot be "
+                "added up. Calibrate anew."
+            )
     wanted = list(tensors if tensors is not None else calibrated.observable)
     known = [name for name in wanted if resume is not None and name in resume.tensors]
     later = [name for name in wanted if known and name not in known]

@@ -43,7 +43,7 @@ class CalibrationStages(GraphStages):
                 open_model=self.open_model,
                 memory_budget=self.memory_budget,
                 random=random,
-                partial=self.store.workdir(f"calibrate-{digest_json(inputs)}"),
+                partial=self.store.workdir(f"calibrate-{digest_json({'inputs': inputs, 'masks': masks})}"),
                 progress=self.progress(stage, "batches"),
                 count=self.calibration_batches,
             )

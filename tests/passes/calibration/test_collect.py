@@ -204,6 +204,18 @@ def masked_model(path: Path) -> Path:
     return b.save(path, "out")
 
 
+def test_an_interrupted_run_with_other_masks_does_not_resume(tmp_path: Path) -> None:
+    def batches():
+        rng = np.random.default_rng(0)
+        for _ in range(3):
+            yield {"x": rng.standard_normal((2, 6, 8)).astype(np.float32), "mask": np.ones((2, 6), np.float32)}
+
+    model = masked_model(tmp_path / "model.onnx")
+    part = calibrate(model, batches)
+    with pytest.raises(StatisticsError, match=r"had the masks \[\], this one has \['mask'\]"):
+        calibrate(model, batches, masks=["mask"], resume=part)
+
+
 def test_masked_positions_are_left_out(tmp_path: Path) -> None:
     def padded() -> Iterator[dict[str, np.ndarray]]:
         rng = np.random.default_rng(0)
