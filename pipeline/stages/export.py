@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from enginery.engines.base import Arrays, DimRange, Feeds, TensorSpec
 from enginery.errors import EngineError, StageError
 from enginery.passes.base import OpenModel
@@ -39,6 +41,10 @@ _BAKED: Final = (
 _TRANSLATED: Final = (
     "These are the sizes that were traced, so torch.onnx translated something wrongly: try another `opset` in the "
     "recipe, or export to ONNX yourself and use `source: {onnx: …}`."
+)
+_NO_NUMBER: Final = (
+    "Look at the weights and the data of this shape: where the original answers so, too, nothing can be compared. Mask "
+    "positions that mean nothing with `valid`, or narrow `dims`."
 )
 _KEPT_METADATA: Final = frozenset({"pkg.torch.onnx.name_scopes"})
 
@@ -140,8 +146,10 @@ def check_export(
         if broken:
             output = broken[0]
             text = output.faults[0] if output.faults else f"is off by {output.relative or 1.0:.3g} of its scale"
+            finite = all(np.isfinite(array).all() for array in actual.values() if array.dtype.kind == "f")
+            remedy = _NO_NUMBER if not finite else _TRANSLATED if case == traced else _BAKED
             off = f"export: at {case} the exported model's output {output.name!r} {text} (bound {TOLERANCE:g})."
-            raise StageError(f"{off} {_TRANSLATED if case == traced else _BAKED}")
+            raise StageError(f"{off} {remedy}")
         report.append({"case": case.name, "sizes": dict(case.sizes), "relative": found.smallest_tolerance})
     (folder / "check.json").write_text(pretty_json(report))
 

@@ -11,6 +11,7 @@ import pytest
 from tiny_recipes import (
     INT8,
     Recorder,
+    answer,
     change,
     data,
     run_build,
@@ -20,7 +21,8 @@ from tiny_recipes import (
 )
 
 from enginery.errors import IntegrityError
-from enginery.pipeline.bundle import verify_bundle
+from enginery.pipeline.bundle import Bundle, verify_bundle
+from enginery.pipeline.bundle.session import open_session
 from enginery.pipeline.files import files_below
 
 
@@ -68,12 +70,24 @@ def test_changed_weights_rebuild_everything(recipe: Path, tmp_path: Path) -> Non
     assert {"load", "reference (shapes)", "export", "compile (onnxruntime-cpu fp32)"} <= set(ran)
     assert "input source changed" in ran["load"]
     verify_bundle(before.bundle)
+    x = data(3, 5, weights())["x"]
+    with open_session(before.bundle) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], answer(x, weights(5)), atol=1e-5)
 
 
-def test_a_changed_tolerance_runs_no_stage(recipe: Path, tmp_path: Path) -> None:
+def test_a_changed_tolerance_runs_no_stage_and_stands_in_the_bundle(recipe: Path, tmp_path: Path) -> None:
     run_build(recipe, tmp_path / "build")
     change(recipe, tolerances={"float": {"relative": 1e-5}})
     assert stages_run(recipe, tmp_path / "build") == {}
+    manifest = Bundle.open(tmp_path / "build" / "tiny" / "onnxruntime-cpu-fp32").manifest
+    assert {gate.gate: gate.bound for gate in manifest.gates}["accuracy-float"] == 1e-5
+
+
+def test_a_gate_that_is_allowed_later_stands_in_the_bundle(recipe: Path, tmp_path: Path) -> None:
+    first = run_build(recipe, tmp_path / "build")
+    second = run_build(recipe, tmp_path / "build", allow=["metric"])
+    assert not second.reused
+    assert Bundle.open(first.bundle).manifest.allowed == ("metric",)
 
 
 def test_a_changed_engine_option_compiles_anew(recipe: Path, tmp_path: Path) -> None:

@@ -110,6 +110,31 @@ def test_an_export_that_differs_at_one_shape_is_refused_with_the_case(tmp_path: 
         check_export(tmp_path / "export", reference, inputs=(IDS,), valid={}, open_model=open_model)
 
 
+class Poisoned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log(x.abs() - 100.0)
+
+
+def test_answers_that_are_not_numbers_are_refused_with_a_reason_of_their_own(tmp_path: Path) -> None:
+    module = Poisoned().eval()
+    reference = _reference(tmp_path / "reference", module, (X,), ["output"])
+    _export(tmp_path / "export", module, reference, (X,))
+    with pytest.raises(StageError, match=r"NaN or infinite, from the original .* nothing can be compared"):
+        check_export(tmp_path / "export", reference, inputs=(X,), valid={}, open_model=open_model)
+
+
+def test_an_output_of_another_shape_is_refused(tmp_path: Path) -> None:
+    module = Net().eval()
+    reference = _reference(tmp_path / "reference", module, (IDS,), ["embedding"])
+    _export(tmp_path / "export", module, reference, (IDS,))
+    path = reference.folder / "cases" / "opt.outputs.npz"
+    with np.load(path) as archive:
+        arrays = {name: np.concatenate([archive[name]] * 2) for name in archive.files}
+    np.savez(path, **arrays)
+    with pytest.raises(StageError, match=r"at opt .* has shape \[2, 3\] where the original's has \[4, 3\]"):
+        check_export(tmp_path / "export", reference, inputs=(IDS,), valid={}, open_model=open_model)
+
+
 def test_what_cannot_be_exported_says_why_and_what_helps(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Branches(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
