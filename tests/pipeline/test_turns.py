@@ -68,6 +68,14 @@ def test_a_short_call_is_repeated_for_a_block(machine: Machine) -> None:
     np.testing.assert_allclose(found, turns.BLOCK_SECONDS / 10)
 
 
+@pytest.mark.parametrize(("calls", "rests"), [((0.1,), 0), ((0.1, 0.3), 12)])
+def test_every_turn_waits_until_the_threads_before_it_rest(machine: Machine, calls, rests: int) -> None:
+    """A single call follows nothing but itself."""
+    begin = machine.now
+    _, log = turn(machine, *calls)
+    assert machine.now - begin == pytest.approx(sum(log) + rests * turns.LOOK_SECONDS)
+
+
 def test_the_order_is_mixed_and_follows_the_generator(machine: Machine) -> None:
     _, log = turn(machine, 0.1, 0.2, 0.3, least=20)
     firsts = log[9::6]

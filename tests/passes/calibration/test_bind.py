@@ -69,6 +69,24 @@ def test_a_tensor_with_another_name_is_found_by_its_values(tmp_path: Path) -> No
     assert found.measured == found.lacking == ()
 
 
+def test_equal_extremes_are_not_equal_values(tmp_path: Path) -> None:
+    """What saturates at both ends has the same range whatever lies between; only the means tell the two apart."""
+
+    def saturated(name: str, shift: float) -> Path:
+        b = ModelBuilder({"x": ("batch", "seq", 32)})
+        wide = b.op("Mul", ["x", b.weight("ten", np.float32(10))], "wide")
+        moved = b.op("Add", [wide, b.weight("shift", np.float32(shift))], "moved")
+        ends = [b.weight("low", np.float32(-1)), b.weight("high", np.float32(1))]
+        b.op("MatMul", [b.op("Clip", [moved, *ends], name), b.normal("w", 32, 32)], "y")
+        return b.save(tmp_path / f"{name}.onnx", "y")
+
+    one, other = saturated("a", 0.0), saturated("renamed", 3.0)
+    found = bound(calibrate(one, sequences()), one, other, ["renamed"])
+    assert [refusal.node for refusal in found.measured] == ["renamed"]
+    same = saturated("again", 0.0)
+    assert bound(calibrate(one, sequences()), one, same, ["again"]).taken["again"] == "a"
+
+
 def test_a_tensor_without_a_counterpart_is_measured_on_the_targets_graph(tmp_path: Path) -> None:
     one, other = line(tmp_path / "one.onnx", "a", "b"), line(tmp_path / "other.onnx", "a", "renamed", gain=1.5)
     found = bound(calibrate(one, sequences()), one, other, ["x", "a", "renamed"])

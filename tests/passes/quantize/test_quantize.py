@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import parse_model
-from quantizable import ModelBuilder, calibrate, conv_net, images, mlp_block, run_all, sequences, snr
+from quantizable import ModelBuilder, calibrate, conv_net, images, mlp_block, normal_batches, run_all, sequences, snr
 
 from enginery.engines.onnxruntime import open_model
 from enginery.errors import InvalidModelError, StatisticsError
@@ -42,6 +42,10 @@ def test_the_quantized_model_answers_like_the_float_one(tmp_path: Path, build, b
     output, result = quantize(model, batches, policy)
     assert result.changed >= 4
     assert snr(run_all(model, batches), run_all(output, batches)) > 18
+
+
+def images_of(channels: int):
+    return normal_batches("image", *[(4, channels, 16, 16)] * 4)
 
 
 def kernels(model: Path, folder: Path) -> Counter[str]:
@@ -78,6 +82,35 @@ def test_a_residual_stays_integer_behind_a_layer_in_float(tmp_path: Path) -> Non
     assert ops["Conv"] == 1
     assert ops["QLinearAdd"] == 2
     assert ops["QuantizeLinear"] == ops["DequantizeLinear"] == 1
+
+
+def test_a_residual_beside_a_tensor_that_nothing_quantized_reads_stays_float(tmp_path: Path) -> None:
+    """A pair for the Add alone would round what nobody else has in integers."""
+    b = ModelBuilder({"image": ("batch", 8, 16, 16)})
+    skip = b.op("Exp", ["image"], "skip")
+    b.op("Add", [b.conv("image", "main", 8, 8), skip], "sum")
+    output, _ = quantize(b.save(tmp_path / "model.onnx", "sum"), images_of(8), "onnxruntime-cpu")
+    (add,) = (node for node in onnx.load(output).graph.node if node.op_type == "Add")
+    assert "skip" in add.input
+
+
+def test_tensors_around_a_concat_share_one_scale(tmp_path: Path) -> None:
+    b = ModelBuilder({"image": ("batch", 8, 16, 16)})
+    loud = b.op("Mul", ["image", b.weight("ten", np.float32(10))], "loud")
+    joined = b.op("Concat", ["image", loud], "joined", axis=1)
+    outputs = [b.conv("image", "one", 8, 8), b.conv(loud, "two", 8, 8), b.conv(joined, "three", 16, 8)]
+    model = b.save(tmp_path / "model.onnx", *outputs)
+    output, _ = quantize(model, images_of(8), "tensorrt")
+    graph = onnx.load(output).graph
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    scales = {
+        node.input[0]: float(values[node.input[1]])
+        for node in graph.node
+        if node.op_type == "QuantizeLinear" and values[node.input[1]].ndim == 0
+    }
+    reach = calibrate(model, images_of(8)).tensors["loud"]
+    expected = pytest.approx(max(-reach.low, reach.high) / 127)
+    assert scales == dict.fromkeys(("image", "loud", "joined"), expected)
 
 
 def test_onnxruntime_gets_integer_kernels_throughout_a_conv_net(tmp_path: Path) -> None:

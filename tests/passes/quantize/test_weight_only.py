@@ -52,6 +52,17 @@ def test_each_target_gets_its_own_form(tmp_path: Path) -> None:
     assert "DequantizeLinear" in ops["tensorrt"]
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_block_of_zeros_has_a_scale_that_runtimes_take(bits: int, *, symmetric: bool) -> None:
+    columns = np.zeros((2, 64), np.float32)
+    columns[1, 40] = 3.0
+    integers, scales = quantize_blocks(columns, bits, 32, symmetric=symmetric)
+    assert (scales != 0).all()
+    assert scales.ravel()[:3].tolist() == [1, 1, 1]
+    np.testing.assert_allclose((integers * scales[..., None]).reshape(2, 64), columns, rtol=1e-6)
+
+
 def gemm(path: Path, transposed: int) -> Path:
     b = ModelBuilder({"x": ("batch", 40)})
     shape = (24, 40) if transposed else (40, 24)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,16 @@ def test_the_recipe_makes_the_whole_comparison(recipe: Path, tmp_path: Path) -> 
     assert found.measured.evaluation[0].samples == 48
     assert found.measured.speed is not None
     assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_an_engine_that_was_calibrated_on_noise_stays_one(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "recipe", data={"evaluation": {"npz": "evaluation.npz"}})
+    options: dict[str, Any] = {"precision": "int8", "random_data": True, "allow": ["data", "speed"]}
+    bundle = run_build(path, tmp_path / "build", **options).bundle
+    found = revalidate(bundle, recipe=load_recipe(str(path)))
+    verdict = next(gate for gate in found.gates if gate.gate == "data")
+    assert verdict.verdict is Verdict.ALLOWED
+    assert "calibrated on random data" in verdict.words
 
 
 def test_an_engine_that_answers_otherwise_here_is_refused(
