@@ -59,13 +59,13 @@ def parse_pass(text: str, registry: Mapping[str, type[P]]) -> P:
         raise UsageError(f"Pass {name!r} cannot be made from {text!r}: {error}.") from error
 
 
-def parse_passes(text: str, registry: Mapping[str, type[P]]) -> tuple[P, ...]:
-    """The passes of a comma-separated list, in order: `fold-constants{limit=4096},fuse-gelu`.
+def split_passes(text: str) -> tuple[str, ...]:
+    """The texts of a comma-separated list of passes, in order: `fold-constants{limit=4096},fuse-gelu`.
 
     Raises:
-        UsageError: as `parse_pass`, or the list is empty.
+        UsageError: the list is empty, or a bracket or quote is not closed.
     """
-    found = tuple(parse_pass(each, registry) for each in _split(text, text))
+    found = tuple(each.strip() for each in _split(text, text))
     if not found:
         raise UsageError("The list of passes is empty. Give names between commas, such as `fold-constants,fuse-gelu`.")
     return found

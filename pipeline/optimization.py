@@ -60,7 +60,8 @@ def optimize_file(
         model: any ONNX file; it is checked before a runtime sees it.
         output: weights of more than 64 MiB go into `<output>.data` beside it.
         target: whose default passes run, where `passes` names none.
-        passes: a comma-separated list, such as `fold-constants,fuse-attention{min_heads=2}`.
+        passes: a comma-separated list, such as `fold-constants,fuse-attention{min_heads=2}`; `default` in it stands
+            for the target's own, and `file.py:Class` for a pass of one's own.
         prove: `off`, `end` or `each`; None chooses by the size of the weights.
         inputs: `.npz` files with one batch each, for the proof. None: seeded noise at several sizes.
 
@@ -85,11 +86,11 @@ def optimize_file(
 
 def _chosen(target: str, passes: str | None) -> tuple[dict[str, Any], tuple[GraphPass, ...]]:
     from enginery.engines import get_engine
-    from enginery.passes.graph import default_passes, graph_passes
-    from enginery.passes.spec import parse_passes
+    from enginery.passes.spec import split_passes
+    from enginery.pipeline.source.passes import DEFAULT, read_graph_passes
 
     engine = get_engine(target)
-    chosen = default_passes(engine.target) if passes is None else parse_passes(passes, graph_passes())
+    chosen = read_graph_passes(split_passes(DEFAULT if passes is None else passes), engine.target, Path.cwd())
     if engine.target == "onnxruntime-cpu" and any(getattr(each, "to", None) == "bfloat16" for each in chosen):
         raise UsageError(
             "onnxruntime-cpu has no kernels for bfloat16. Name the --target that the model is for, or choose float16."

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="Folder for bundles and the store; with an ONNX file, the file to write.",
 )
 @click.option(
-    "--passes", help="For an ONNX file: run these passes instead, such as fold-constants{limit=4096},fuse-gelu."
+    "--passes", help="For an ONNX file: run these passes instead, such as default,fuse-group-norm,mine.py:MyPass."
 )
 @click.option("--prove", type=click.Choice(["off", "end", "each"]), help="Prove nothing, all passes together, or each.")
 @click.option(

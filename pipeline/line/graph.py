@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from enginery.engines import Engine, get_engine
 from enginery.pipeline.events import StageName
@@ -13,6 +13,8 @@ from enginery.pipeline.line.wiring import LITERAL
 from enginery.pipeline.store import Result
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from enginery.engines.base import Feeds
     from enginery.passes.base import GraphPass
     from enginery.passes.sequence import Prove
@@ -59,17 +61,21 @@ class GraphStages(OriginalStages):
 
     def graph_passes(self, target: str) -> tuple[GraphPass, ...]:
         """The passes that the recipe asks for, or the target's defaults."""
-        from enginery.passes.graph import default_passes, graph_passes
-        from enginery.passes.spec import parse_pass
+        from enginery.pipeline.source.passes import read_graph_passes
 
-        if self.recipe.graph_passes == "default":
-            return default_passes(target)
-        registry = graph_passes()
-        return tuple(parse_pass(text, registry) for text in self.recipe.graph_passes)
+        return read_graph_passes(self._listed, target, self.loaded.folder)
+
+    @property
+    def _listed(self) -> tuple[str, ...]:
+        listed = self.recipe.graph_passes
+        return (listed,) if isinstance(listed, str) else listed
 
     def optimize(self, target: str, prove: Prove | None = None) -> Result:
         """The graph after the target's passes; `prove` None chooses by the size of the weights."""
-        return self._optimized(StageName("optimize", target), self.graph_passes(target), prove)
+        from enginery.pipeline.source.passes import pass_code
+
+        own = pass_code(self._listed, self.loaded.folder)
+        return self._optimized(StageName("optimize", target), self.graph_passes(target), prove, own)
 
     @cached_property
     def canonical(self) -> Result:
@@ -80,8 +86,11 @@ class GraphStages(OriginalStages):
             return self.optimize(self.recipe.targets[0])
         return self._optimized(StageName("optimize", "canonical"), canonical_passes(), None)
 
-    def _optimized(self, stage: StageName, passes: tuple[GraphPass, ...], prove: Prove | None) -> Result:
+    def _optimized(
+        self, stage: StageName, passes: tuple[GraphPass, ...], prove: Prove | None, own: Mapping[str, Any] | None = None
+    ) -> Result:
         from enginery.passes.spec import format_pass
+        from enginery.pipeline.source.passes import modules_of
 
         exported, reference = self.export, self.shapes_result
 
@@ -101,9 +110,13 @@ class GraphStages(OriginalStages):
         return self.obtain(
             stage,
             run,
-            config={"passes": [format_pass(each) for each in passes], **({"prove": prove} if prove else {})},
+            config={
+                "passes": [format_pass(each) for each in passes],
+                **({"prove": prove} if prove else {}),
+                **({"own": own} if own else {}),
+            },
             inputs={"model": exported.digest_of("model"), "reference": reference.digest},
-            code=["enginery.pipeline.stages.optimize", LITERAL, *(type(each).__module__ for each in passes)],
+            code=["enginery.pipeline.stages.optimize", LITERAL, *modules_of(passes)],
             tools=["onnx", "onnx-graphsurgeon", "onnxruntime", "numpy"],
         )
 

@@ -69,14 +69,16 @@ class OriginalStages(DataAccess):
         if not self.recipe.module_passes:
             return ()
         from enginery.passes.module import module_passes
-        from enginery.passes.spec import parse_pass
+        from enginery.pipeline.source.passes import read_pass
 
         registry = module_passes()
-        return tuple(parse_pass(text, registry) for text in self.recipe.module_passes)
+        return tuple(read_pass(text, registry, self.loaded.folder) for text in self.recipe.module_passes)
 
     @cached_property
     def compress(self) -> Result | None:
         """What the module passes did, or None where the recipe names none."""
+        from enginery.pipeline.source.passes import modules_of
+
         if not self.module_passes:
             return None
 
@@ -93,7 +95,7 @@ class OriginalStages(DataAccess):
             config=config,
             inputs=inputs,
             code=["enginery.pipeline.stages.compress", "enginery.passes.module.sequence",
-                  *(type(one).__module__ for one in self.module_passes)],
+                  *modules_of(self.module_passes)],
             tools=[*self.source_tools, "torch-pruning"],
         )  # fmt: skip
 
@@ -101,11 +103,13 @@ class OriginalStages(DataAccess):
     def _compress_facts(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Configuration and inputs of compression: all that decides the weights but our own code and the tools."""
         from enginery.passes.spec import format_pass
+        from enginery.pipeline.source.passes import pass_code
         from enginery.pipeline.stages.compress import callables_of
 
+        own = pass_code(self.recipe.module_passes, self.loaded.folder)
         config = {
             "passes": [format_pass(one) for one in self.module_passes],
-            "callables": callables_of(self.module_passes, self.loaded.folder),
+            "callables": callables_of(self.module_passes, self.loaded.folder) | own,
             "seed": self.recipe.seed,
             "metric": self.metric_config,
         }

@@ -148,8 +148,34 @@ def test_an_invalid_graph_is_named(model):
 
 
 def test_a_pass_that_raises_is_named(model):
-    with pytest.raises(PassError, match=r"'raises' failed .*KeyError: 'a bug'"):
+    with pytest.raises(PassError, match=r"'raises' failed .*KeyError: 'a bug' \(test_sequence\.py, line \d+: raise"):
         run(model, [Raises()])
+
+
+@dataclass(frozen=True)
+class Miscounts(Scale):
+    name: ClassVar[str] = "miscounts"
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        super().apply(graph)
+        return PassResult(0)
+
+
+def test_a_pass_of_ones_own_is_proved_whatever_it_counts(model):
+    with pytest.raises(PassError, match=r"'miscounts' failed .*It changed output 'y'"):
+        run(model, [Miscounts()])
+
+
+def test_a_pass_that_returns_nothing_is_named(model):
+    @dataclass(frozen=True)
+    class Silent:
+        name: ClassVar[str] = "silent"
+
+        def apply(self, graph):
+            pass
+
+    with pytest.raises(PassError, match=r"'silent' failed .*apply returned 'NoneType', and a PassResult is expected"):
+        run(model, [Silent()])
 
 
 def test_two_runs_give_the_same_bytes(model):

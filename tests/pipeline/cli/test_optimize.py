@@ -90,6 +90,7 @@ def test_real_inputs_are_used_for_the_proof(model, out, tmp_path):
         (["--passes", "fold-constants{limits=8}"], "its options are limit=int"),
         (["--passes", "fold-constants{limit=8"], "is not closed"),
         (["--passes", ","], "The list of passes is empty"),
+        (["--passes", "absent.py:Mine"], "there is no file"),
         (["--target", "tensorr"], "There is no target 'tensorr'"),
         (["--optimise"], "No such option"),
         (["--inputs", "absent.npz"], "There is no file absent.npz"),
