@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginery.passes.quantize.grid import Grid
-from enginery.passes.quantize.weights import has_constant_weight, replace_constant, values
+from enginery.passes.quantize.weights import has_constant_weight, replace_constant, values, weight_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -35,19 +35,43 @@ def weight_pair(node: gs.Node) -> gs.Node:
 
 
 def constant_bias(node: gs.Node) -> gs.Constant | None:
-    """The bias of a Conv or Gemm, if it has one that is constant and float."""
-    from enginery.passes.graph.weights import is_known
+    """The bias of a layer, if it has one that is constant and float.
 
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    return bias if bias is not None and is_known(bias) else None
+    It is a third input of Conv and Gemm, and what is added to a MatMul's product, one number per output channel.
+    """
+    place = _bias_place(node)
+    return place[0].inputs[place[1]] if place is not None else None
 
 
 def correct_bias(node: gs.Node, exact: gs.Node, shift: npt.NDArray[np.float64]) -> None:
     """Set the node's bias to that of its float twin `exact` plus `shift`, one number per output channel."""
-    bias = constant_bias(exact)
+    bias, place = constant_bias(exact), _bias_place(node)
     assert bias is not None
+    assert place is not None
     array = values(bias)
-    replace_constant(node, 2, (array + shift).astype(array.dtype), "corrected")
+    replace_constant(*place, (array + shift.reshape(array.shape)).astype(array.dtype), "corrected")
+
+
+def _bias_place(node: gs.Node) -> tuple[gs.Node, int] | None:
+    """The node that holds a layer's bias, and the number of its input."""
+    from enginery.passes.graph.weights import is_known
+
+    holder, index = node, 2
+    if node.op == "MatMul":
+        readers = node.outputs[0].outputs
+        if len(readers) != 1 or readers[0].op != "Add" or len(weight_of(node).shape) != 2:
+            return None
+        holder = readers[0]
+        index = 0 if holder.inputs[1] is node.outputs[0] else 1
+    bias = holder.inputs[index] if len(holder.inputs) > index else None
+    if bias is None or not is_known(bias) or (node.op == "MatMul" and not _is_one_per_channel(bias, node)):
+        return None
+    return holder, index
+
+
+def _is_one_per_channel(bias: gs.Constant, product: gs.Node) -> bool:
+    channels = weight_of(product).shape[1]
+    return tuple(bias.shape[-1:]) == (channels,) and int(np.prod(bias.shape)) == channels
 
 
 def replace_weight(pair: gs.Node, array: npt.NDArray[Any]) -> None:

@@ -176,9 +176,10 @@ def _choose(model: Path, context: QuantizeContext) -> Treated:
 def is_worth_it(remedy: Remedy, before: Fidelity, after: Fidelity) -> bool:
     """Whether a remedy that nobody asked for stays: by the median sample, or a bargain by the worst one."""
     bargain = isinstance(remedy, FloatSensitive) and before.median >= ENOUGH
-    if bargain and after.median >= before.median and after.worst >= before.worst + WORST_WORTH:
+    gain = after.gain_over(before)
+    if bargain and gain >= 0 and after.worst >= before.worst + WORST_WORTH:
         return True
-    return after.median >= before.median + remedy.worth
+    return gain >= remedy.worth
 
 
 class _Trials:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.explain import work_of
-from enginery.passes.quantize.fidelity import Reference
+from enginery.passes.quantize.fidelity import Fidelity, Reference
 from enginery.passes.quantize.place import place
 from enginery.passes.quantize.plan import make_plan, names_of
-from enginery.passes.quantize.remedies.bias import corrected_fidelity
+from enginery.passes.quantize.remedies.bias import corrected_fidelity, folded_fidelity
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+
+Measure = Callable[["gs.Graph", QuantizeContext, Reference], Fidelity]
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class FloatProducts:
         if not names:
             return PassResult(refusals=(Refusal("graph", "no product of two computed tensors is quantized"),))
         model = context.write(graph, self.name)
-        gains = _gains(model, names, replace(context, float_model=model, most_batches=self.batches))
+        # A product of two computed tensors has no weight whose rounding shifts a mean.
+        gains = _gains(model, names, replace(context, float_model=model, most_batches=self.batches), folded_fidelity)
         best = sorted(names, key=lambda name: -gains[name])[: self.most]
         chosen = [name for name in best if gains[name] >= self.least_gain]
         refusals = [Refusal(name, f"would gain {gain:.2f} dB") for name, gain in gains.items() if name not in chosen]
@@ -108,18 +111,22 @@ class FloatProducts:
         return PassResult(len(chosen), tuple(refusals), details)
 
 
-def _gains(model: Path, names: Sequence[str], context: QuantizeContext) -> dict[str, float]:
+def _gains(
+    model: Path, names: Sequence[str], context: QuantizeContext, measure: Measure = corrected_fidelity
+) -> dict[str, float]:
     """What leaving each node in float gains at the outputs, in dB."""
     reference = Reference.record(model, context, context.fitting())
-    plain = _score(model, (), context, reference)
-    return {name: _score(model, (name,), context, reference) - plain for name in names}
+    plain = _score(model, (), context, reference, measure)
+    return {name: _score(model, (name,), context, reference, measure).gain_over(plain) for name in names}
 
 
-def _score(model: Path, floating: Sequence[str], context: QuantizeContext, reference: Reference) -> float:
+def _score(
+    model: Path, floating: Sequence[str], context: QuantizeContext, reference: Reference, measure: Measure
+) -> Fidelity:
     from enginery.passes.graph.ir import load_graph
 
     graph = load_graph(model)
     options = context.options.keeping_float(*map(re.escape, floating))
     plan = make_plan(graph, context.policy, options, context.tensors)
     place(graph, plan, context.policy, context.observer, context.tensors)
-    return corrected_fidelity(graph, replace(context, options=options), reference).median
+    return measure(graph, replace(context, options=options), reference)

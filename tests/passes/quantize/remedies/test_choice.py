@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from quantizable import calibrate, conv_net, images, mlp_block, run_all, sequences, snr
 
@@ -94,4 +95,13 @@ def test_an_unknown_remedy_is_refused_with_what_there_is(tmp_path: Path) -> None
     ],
 )
 def test_what_a_remedy_has_to_bring(remedy, before, after, kept: bool) -> None:
-    assert is_worth_it(remedy, Fidelity(*before), Fidelity(*after)) is kept
+    """`before` and `after` are the median sample and the worst one."""
+    found = [Fidelity(np.array([worst, median, median])) for median, worst in (before, after)]
+    assert is_worth_it(remedy, *found) is kept
+
+
+def test_a_gain_is_what_the_same_samples_gain() -> None:
+    before, after = Fidelity(np.array([10.0, 20.0, 30.0])), Fidelity(np.array([9.9, 29.0, 24.0]))
+    assert after.median - before.median == 4
+    assert after.gain_over(before) == pytest.approx(-0.1)
+    assert not is_worth_it(Smooth(), before, after)
