@@ -39,21 +39,22 @@ def constant_bias(node: gs.Node) -> gs.Constant | None:
 
     It is a third input of Conv and Gemm, and what is added to a MatMul's product, one number per output channel.
     """
-    place = _bias_place(node)
-    return place[0].inputs[place[1]] if place is not None else None
+    held = _held_bias(node)
+    return held[2] if held is not None else None
 
 
 def correct_bias(node: gs.Node, exact: gs.Node, shift: npt.NDArray[np.float64]) -> None:
     """Set the node's bias to that of its float twin `exact` plus `shift`, one number per output channel."""
-    bias, place = constant_bias(exact), _bias_place(node)
+    bias, held = constant_bias(exact), _held_bias(node)
     assert bias is not None
-    assert place is not None
+    assert held is not None
+    holder, index, _ = held
     array = values(bias)
-    replace_constant(*place, (array + shift.reshape(array.shape)).astype(array.dtype), "corrected")
+    replace_constant(holder, index, (array + shift.reshape(array.shape)).astype(array.dtype), "corrected")
 
 
-def _bias_place(node: gs.Node) -> tuple[gs.Node, int] | None:
-    """The node that holds a layer's bias, and the number of its input."""
+def _held_bias(node: gs.Node) -> tuple[gs.Node, int, gs.Constant] | None:
+    """The node that holds a layer's bias, the number of its input, and the bias."""
     from enginery.passes.graph.weights import is_known
 
     holder, index = node, 2
@@ -66,7 +67,7 @@ def _bias_place(node: gs.Node) -> tuple[gs.Node, int] | None:
     bias = holder.inputs[index] if len(holder.inputs) > index else None
     if bias is None or not is_known(bias) or (node.op == "MatMul" and not _is_one_per_channel(bias, node)):
         return None
-    return holder, index
+    return holder, index, bias
 
 
 def _is_one_per_channel(bias: gs.Constant, product: gs.Node) -> bool:
