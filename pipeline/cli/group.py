@@ -25,6 +25,8 @@ _EXTRAS = {
 INTERRUPTED = 130
 """The exit code of a shell's command that Ctrl-C ended."""
 
+_INTERRUPTED = "Interrupted. Finished stages are kept; the same command resumes."
+
 
 class LazyGroup(click.Group):
     """A group over `{name: module}`; each module calls its click command `command`."""
@@ -65,7 +67,7 @@ class BoundaryGroup(LazyGroup):
     1. An `EngineryError` prints its message and exits with its `exit_code` (1: refused or failed, 2: wrong usage).
     2. An `OSError`, such as a full disk, prints the system's word and the file, and exits with 1.
     3. An absent package that an extra brings prints the command that installs it, and exits with 2.
-    4. Ctrl-C prints one line and exits with 130.
+    4. Ctrl-C prints one line and exits with 130, also where a library made another error of it.
     5. Memory that does not suffice is said in words, and exits with 1.
     6. Anything else is a fault of Enginery, and is called one: the error, its place, and how to see more. Exit code 1.
     7. With `--debug` the traceback of each is printed too. Stages that ended are not run again for it.
@@ -89,11 +91,18 @@ class BoundaryGroup(LazyGroup):
                 _fault(ctx, error)
             _fail(ctx, error, f"This needs {error.name}, which is not installed: pip install 'enginery[{extra}]'", 2)
         except KeyboardInterrupt as error:
-            _fail(ctx, error, "Interrupted. Finished stages are kept; the same command resumes.", INTERRUPTED)
+            _fail(ctx, error, _INTERRUPTED, INTERRUPTED)
         except MemoryError as error:
             _fail(ctx, error, "The memory of this machine does not suffice. Finished stages are kept.", 1)
         except Exception as error:  # noqa: BLE001 - the boundary: what nobody foresaw
             _fault(ctx, error)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is among what an error came from."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ if error.__cause__ is not None else error.__context__
+    return error is not None
 
 
 def _fault(ctx: click.Context, error: Exception) -> NoReturn:
@@ -105,6 +114,8 @@ def _fault(ctx: click.Context, error: Exception) -> NoReturn:
 
 
 def _fail(ctx: click.Context, error: BaseException, message: str, code: int) -> NoReturn:
+    if code != INTERRUPTED and _was_interrupted(error):
+        message, code = _INTERRUPTED, INTERRUPTED
     if ctx.meta.get(DEBUG):
         click.echo("".join(traceback.format_exception(error)), err=True)
     click.echo(f"Error: {message}", err=True)

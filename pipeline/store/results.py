@@ -128,9 +128,12 @@ class Store:
         except OSError as error:
             if not self._is_ours(error):
                 raise
+            # A write that fails does not say where: passes keep graphs in the temporary folder, too.
+            beside = "" if error.filename is not None else f", or to the temporary folder {tempfile.gettempdir()}"
+            variable = "ENGINERY_STORE" if error.filename is not None else "ENGINERY_STORE or TMPDIR"
             raise StageError(
-                f"{stage}: cannot write to the store at {self.root}: {error.strerror}. Free space there, or set "
-                "ENGINERY_STORE to another folder; then run the same command again: finished stages are kept."
+                f"{stage}: cannot write to the store at {self.root}{beside}: {error.strerror}. Free space there, or "
+                f"set {variable} to another folder; then run the same command again: finished stages are kept."
             ) from error
 
     def _obtain(self, stage: StageName, key: Key, line: str, run: Callable[[Path], None], events: Events) -> Result:

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from enginery.errors import GateRefusedError, RecipeError
+from enginery.errors import GateRefusedError, RecipeError, StageError
 from enginery.pipeline.cli.group import BoundaryGroup
 from enginery.pipeline.cli.options import verbosity_options
 
@@ -41,6 +41,20 @@ def test_one_message_and_an_exit_code(error, code, words):
     assert words in result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
+
+
+def test_what_a_library_made_of_ctrl_c_is_an_interruption():
+    try:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("a handler that failed")
+    except AttributeError as first:
+        error = StageError("export: cannot")
+        error.__cause__ = first
+    result = run(error)
+    assert result.exit_code == 130
+    assert result.stderr == "Error: Interrupted. Finished stages are kept; the same command resumes.\n"
 
 
 def test_debug_shows_the_traceback_too():
