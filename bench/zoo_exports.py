@@ -66,7 +66,8 @@ def exported(example: Any, folder: Path) -> Row:
         names = discover_outputs(module, feeds)
         reference_shapes(
             folder, run=module_session(module, tuple(inputs.values()), plain(names)).run, inputs=list(inputs.values()),
-            dims=dims, declared=(), batches=lambda: [Data(feeds)], seed=0, progress=lambda _done, _all: None,
+            dims=dims, shapes=(), declared=(), batches=lambda: [Data(feeds)], seed=0,
+            progress=lambda _done, _all: None,
         )  # fmt: skip
         reference = ShapesReference.open(folder)
         scale = smallest_scale(reference)
