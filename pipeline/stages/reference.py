@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from enginery.pipeline.comparison.reference import (
     write_shapes,
 )
 from enginery.pipeline.comparison.shapes import Case, cases, fit, infer_output_specs, random_inputs
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 SAME = 1e-4
 """Of an output's scale; what an export may differ by, too."""
@@ -75,15 +79,33 @@ def reference_shapes(
 
 
 def reference_evaluation(folder: Path, *, run: Callable[[Feeds], Arrays], batches: Batches, progress: Progress) -> None:
-    """Write the original's outputs on each batch of evaluation data into `folder`."""
+    """Write the original's outputs on each batch of evaluation data into `folder`.
+
+    Raises:
+        StageError: all samples are the same: placeholders, on which an engine may agree and be wrong everywhere else.
+    """
     digests: list[str] = []
     samples = 0
+    first: Arrays | None = None
+    alike = True
     for batch in batches():
+        first = first or {name: np.atleast_1d(array)[:1] for name, array in batch.inputs.items()}
+        alike = alike and all(_repeats(first[name], array) for name, array in batch.inputs.items())
         write_batch(folder, len(digests), run(batch.inputs))
         digests.append(digest_batch(batch.inputs, batch.labels))
         samples += next(iter(batch.inputs.values())).shape[0]
         progress(len(digests), None)
+    if alike and samples > 1:
+        raise StageError(
+            f"reference: all {samples} samples of the evaluation data are the same, and a comparison on them says "
+            "nothing of others. Give real ones."
+        )
     write_evaluation(folder, digests, samples)
+
+
+def _repeats(first: npt.NDArray[Any], array: npt.NDArray[Any]) -> bool:
+    """Whether every row of `array` is the one of `first`."""
+    return array.shape[1:] == first.shape[1:] and bool((array == first).all())
 
 
 def _base_inputs(
