@@ -12,6 +12,11 @@ from enginery.passes.quantize.policy import Policy
 Mode = Literal["int8", "int8-dynamic", "int8-weight", "int4-weight"]
 
 
+def pattern_of(name: str) -> str:
+    """The regular expression of exactly this name, as one would write it: `re.escape` escapes blanks and dashes too."""
+    return re.sub(r"[^\w />:-]", r"\\\g<0>", name)
+
+
 @dataclass(frozen=True)
 class NodeOverride:
     """An exception to the policy. `nodes` names a node, its module or its weight, by name or regular expression."""

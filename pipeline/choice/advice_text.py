@@ -6,12 +6,19 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from enginery.passes.quantize import Sensitivity
     from enginery.pipeline.choice.advise import Advice
     from enginery.pipeline.choice.search import Found, Tried
     from enginery.pipeline.recipe import Precision
 
 MOST_REASON = 150
 """Characters of a reason in a table; --json has the whole."""
+
+WORTH = 1.0
+"""dB that a node has to gain to be proposed for float: less is within what other samples would show."""
+
+MOST_NODES = 3
+"""Nodes that are proposed; what more of them cost in latency, a search has to measure."""
 
 
 def advice_lines(advice: Advice) -> Iterator[str]:
@@ -53,6 +60,34 @@ def found_lines(found: Found) -> Iterator[str]:
     yield f"Take {kept}{speed}:"
     yield ""
     yield from recipe_lines(found.precision)
+
+
+def sensitivity_lines(target: str, found: Sensitivity, precision: Precision) -> Iterator[str]:
+    """The lines that `enginery quantize --sensitivity` prints: a table, and the recipe's lines for what gains most."""
+    from enginery.passes.quantize import pattern_of
+
+    yield (
+        f"{target}: with all nodes in int8 the outputs are at {found.all_quantized:.1f} dB (median SNR of samples, "
+        "before remedies); with this one alone, and with all but this one:"
+    )
+    yield ""
+    yield from table_lines(
+        ("node", "alone dB", "without dB", "gains"),
+        [
+            (each.node, f"{each.alone:.1f}", f"{each.without:.1f}", f"{each.without - found.all_quantized:+.1f}")
+            for each in found.nodes
+        ],
+    )
+    worth = [each.node for each in found.nodes if each.without >= found.all_quantized + WORTH][:MOST_NODES]
+    yield ""
+    if not worth:
+        yield f"No node gains {WORTH:g} dB by staying in float."
+        return
+    yield "To keep those in float that gain most:"
+    yield ""
+    yield from recipe_lines(
+        precision.model_copy(update={"keep_float": (*precision.keep_float, *map(pattern_of, worth))})
+    )
 
 
 def recipe_lines(precision: Precision) -> Iterator[str]:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -18,7 +17,7 @@ import numpy as np
 
 from enginery.engines import get_engine
 from enginery.errors import GateRefusedError, UsageError
-from enginery.passes.quantize import Sensitivity, Trial, search_mixed_precision
+from enginery.passes.quantize import Sensitivity, Trial, pattern_of, search_mixed_precision
 from enginery.pipeline.build import measure_candidate
 from enginery.pipeline.choice.race import paired_ratios, race
 from enginery.pipeline.events import StageName
@@ -85,7 +84,7 @@ class _Search:
         """The precision of one set. The first engine's remedies are named: choosing them anew would take minutes."""
         if not floating:
             return self.precision
-        keep = (*self.precision.keep_float, *map(re.escape, floating))
+        keep = (*self.precision.keep_float, *map(pattern_of, floating))
         return self.precision.model_copy(update={"keep_float": keep, "passes": self.passes})
 
     def accept(self, floating: tuple[str, ...]) -> bool:

@@ -175,6 +175,18 @@ def test_statistics_are_inspected_and_compared(recipe, output, tmp_path):
     assert len(Statistics.load(first).tensors) >= len(ratios) > 0
 
 
+def test_which_nodes_lose_the_accuracy(recipe, output):
+    found = json.loads(invoke("quantize", recipe, "-o", output, "--sensitivity", "--json").stdout)
+    assert found["nodes"]
+    assert all({"node", "alone", "without"} == set(each) for each in found["nodes"])
+    text = invoke("quantize", recipe, "-o", output, "--sensitivity").stdout
+    assert f"at {found['all_quantized_db']:.1f} dB" in text
+    assert all(each["node"] in text for each in found["nodes"])
+    assert ("keep_float:" in text) == (found["nodes"][0]["without"] >= found["all_quantized_db"] + 1)
+    both = invoke("quantize", recipe, "-o", output, "--sensitivity", "--advise")
+    assert (both.exit_code, "give one of them" in both.stderr) == (2, True)
+
+
 def test_calibration_without_data(tmp_path, output):
     recipe = write_recipe(tmp_path / "bare", data={"evaluation": {"npz": "evaluation.npz"}})
     refused = invoke("calibrate", recipe, "-o", output)
