@@ -22,7 +22,7 @@ class RaiseOpset:
        opset, and a model older than opset 7, is left, and the node is named. (Refused.)
     3. A model that has this opset or a newer one stays as it is.
 
-    Passes that write a newer operator raise the model by themselves; this pass is for lists of one's own.
+    The targets' lists raise to 13; passes that write a newer operator raise the model further by themselves.
     """
 
     name: ClassVar[str] = "raise-opset"
