@@ -120,14 +120,25 @@ def _slice(_: gs.Node, values: list[Any]) -> Vector | None:
     return values[0][start[0] : last : step[0]]
 
 
+def _pairs(values: list[Any]) -> list[tuple[Size, Size]] | None:
+    """Two vectors element by element, one of them repeated where it has a single one; None where they do not fit."""
+    if None in values:
+        return None
+    lengths = {len(value) for value in values} - {1}
+    if len(lengths) > 1:
+        return None
+    length = lengths.pop() if lengths else 1  # an empty vector leaves nothing
+    left, right = (value * length if len(value) == 1 else value for value in values)
+    return list(zip(left, right, strict=True))
+
+
 def _arithmetic(operation: Callable[[int, int], int], neutral: int | None) -> Callable[[gs.Node, list[Any]], Any]:
     def rule(_: gs.Node, values: list[Any]) -> Vector | None:
-        if None in values or (len(values[0]) != len(values[1]) and 1 not in (len(values[0]), len(values[1]))):
+        pairs = _pairs(values)
+        if pairs is None:
             return None
-        length = max(map(len, values))
-        left, right = (value * length if len(value) == 1 else value for value in values)
         results: list[Size] = []
-        for one, other in zip(left, right, strict=True):
+        for one, other in pairs:
             if isinstance(one, int) and isinstance(other, int):
                 results.append(operation(one, other))
             elif neutral is not None and other == neutral:
@@ -147,12 +158,11 @@ def _divide(one: int, other: int) -> int:
 
 def _equal(_: gs.Node, values: list[Any]) -> Vector | None:
     """Sizes are never negative, so `size == -1` is false although the size is unknown."""
-    if None in values or (len(values[0]) != len(values[1]) and 1 not in (len(values[0]), len(values[1]))):
+    pairs = _pairs(values)
+    if pairs is None:
         return None
-    length = max(map(len, values))
-    left, right = (value * length if len(value) == 1 else value for value in values)
     results: list[int] = []
-    for one, other in zip(left, right, strict=True):
+    for one, other in pairs:
         numbers = [each for each in (one, other) if isinstance(each, int)]
         if one == other or len(numbers) == 2:
             results.append(int(one == other))

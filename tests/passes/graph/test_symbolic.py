@@ -70,6 +70,14 @@ def test_sizes_keep_their_names(body, expected, tmp_path):
     assert value(body, tmp_path)[0] == expected
 
 
+@pytest.mark.parametrize("body", ["y = Add(zero, s)", "e = Equal(s, minus) y = Where(e, one, s)", "y = Mul(s, s)"])
+def test_a_vector_of_nothing_stays_one(body, tmp_path):
+    """The shape of a scalar: a single number beside it is repeated no time at all."""
+    found, ran = value(f"s = Shape<end: int = 0>(x) {body}", tmp_path)
+    assert found in ((), None)
+    assert ran == []
+
+
 def test_no_size_is_negative(tmp_path):
     body = "s = Shape<end: int = 1>(x) e = Equal(s, minus) y = Where(e, one, s)"
     assert value(body, tmp_path) == (("N",), [2])
