@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 Tensors = Mapping[str, TensorStatistics]
+
+FLOAT_SIDE: Final = "/FloatSide"
+"""In the names of the products that `split-outliers` computes in float beside the integer ones."""
 
 
 @dataclass
@@ -109,6 +112,8 @@ def _why_not(graph: gs.Graph, node: gs.Node, choice: NodeChoice, policy: Policy,
         return f"policy {policy.name!r} has no integer form of {node.op}; it has {', '.join(policy.compute)}"
     if not choice.quantize:
         return "kept in float: an option names it"
+    if FLOAT_SIDE in node.name:
+        return "computes outlier channels in float, beside the integer product"
     if not has_constant_weight(node):
         if node.op == "MatMul" and policy.products:
             return why_no_product(graph, node, tensors)

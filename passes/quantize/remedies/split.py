@@ -11,7 +11,7 @@ import numpy as np
 from enginery.passes.base import PassResult, Refusal
 from enginery.passes.quantize.context import QuantizeContext
 from enginery.passes.quantize.layers import linear_users, sample_rows
-from enginery.passes.quantize.plan import make_plan
+from enginery.passes.quantize.plan import FLOAT_SIDE, make_plan
 from enginery.passes.quantize.remedies.scaling import Scaled, plain_snr, search
 from enginery.passes.quantize.weights import input_axis, output_axis, replace_constant, values, weight_of
 
@@ -135,7 +135,7 @@ def _float_side(
     end = _behind_bias(graph, user)
     product = gs.Variable(names.fresh(f"{end.name}/outliers"), end.dtype, end.shape)
     factor = gs.Constant(names.fresh(f"{end.name}/float_weight"), part.T.copy() if output_axis(user) == 0 else part)
-    matmul = gs.Node("MatMul", names.fresh(f"{end.name}/FloatSide"), {}, [outliers, factor], [product])
+    matmul = gs.Node("MatMul", names.fresh(f"{end.name}{FLOAT_SIDE}"), {}, [outliers, factor], [product])
     whole = gs.Variable(names.fresh(f"{end.name}/whole"), end.dtype, end.shape)
     _replace_uses(graph, end, whole)
     if end.name in context.tensors:

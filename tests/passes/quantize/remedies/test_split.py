@@ -13,7 +13,9 @@ from remedies import Patient
 
 from enginery.engines import get_engine
 from enginery.engines.onnxruntime import open_model
+from enginery.passes.graph.ir import load_graph
 from enginery.passes.quantize import QuantizeOptions, get_policy, quantize_model
+from enginery.passes.quantize.plan import make_plan
 from enginery.passes.quantize.remedies.split import SplitOutliers
 
 
@@ -58,6 +60,16 @@ def test_the_float_side_is_added_behind_the_bias_which_the_integer_kernel_takes(
     patient.treat(SplitOutliers())
     nodes = {node.name: node for node in onnx.load(patient.placed).graph.node}
     assert nodes["left/Join"].input[0] == "left"
+
+
+def test_the_plan_says_what_the_float_side_is(tmp_path: Path) -> None:
+    patient = Patient(outlier_net(tmp_path / "model.onnx"), sequences())
+    patient.treat(SplitOutliers())
+    context = patient.context
+    assert context.float_model is not None
+    plan = make_plan(load_graph(context.float_model), context.policy, context.options, context.tensors)
+    reasons = {refusal.reason for refusal in plan.refusals}
+    assert reasons == {"computes outlier channels in float, beside the integer product"}
 
 
 def test_the_integer_range_does_not_know_the_split_channels(tmp_path: Path) -> None:
