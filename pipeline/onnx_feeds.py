@@ -38,11 +38,12 @@ def _feed(inputs: Sequence[Any], sizes: Mapping[str, int], rng: np.random.Genera
     feed: Arrays = {}
     for value in inputs:
         tensor = value.type.tensor_type
-        shape = [d.dim_value if d.HasField("dim_value") else sizes[d.dim_param] for d in tensor.shape.dim]
+        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in map(_size, tensor.shape.dim)]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         if dtype.kind in "iub":
-            values = rng.integers(0, 2, shape)
-            values[(*([slice(None)] * (len(shape) - 1)), slice(0, 1))] = 1 if shape else values
+            values = np.asarray(rng.integers(0, 2, shape))
+            if shape:
+                values[..., :1] = 1
         else:
             values = rng.standard_normal(shape)
         feed[value.name] = values.astype(dtype)
@@ -54,8 +55,13 @@ def dynamic_dims(model: Path) -> tuple[str, ...]:
     import onnx
 
     graph = onnx.load(model, load_external_data=False).graph
-    dims = [dim for value in graph.input for dim in value.type.tensor_type.shape.dim if not dim.HasField("dim_value")]
-    return tuple(dict.fromkeys(dim.dim_param for dim in dims))
+    dims = [_size(dim) for value in graph.input for dim in value.type.tensor_type.shape.dim]
+    return tuple(dict.fromkeys(dim for dim in dims if isinstance(dim, str)))
+
+
+def _size(dim: Any) -> int | str:
+    """A dimension's size or its name, which may be empty; some exporters write -1 for a size that is not known."""
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param
 
 
 def feeds_that_run(model: Path, open_model: OpenModel) -> list[Feeds]:

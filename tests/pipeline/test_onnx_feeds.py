@@ -40,6 +40,19 @@ def test_a_mask_shows_its_first_position(save):
     assert not feed["attention_mask"].all()
 
 
+def test_a_size_of_minus_one_is_not_known(tmp_path):
+    model = parse_model("g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, tmp_path / "model.onnx")
+    assert dynamic_dims(tmp_path / "model.onnx") == ("",)
+    assert [feed["x"].shape for feed in feeds_that_run(tmp_path / "model.onnx", open_model)] == [(2, 4), (1, 4), (5, 4)]
+
+
+def test_a_number_without_dimensions(save):
+    model = save("g (float[N, 4] x, int64 rate) => (float[N, 4] y) { f = Cast<to: int = 1>(rate) y = Add(x, f) }")
+    assert all(feed["rate"].shape == () for feed in feeds_that_run(model, open_model))
+
+
 def test_outputs_that_prove_nothing(save):
     model = save("g (float[N] x) => (float[N] y) { y = Sub(x, x) }")
     with pytest.raises(UsageError, match=r"zero or not a number\. Give real ones with --inputs"):
