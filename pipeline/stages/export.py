@@ -46,6 +46,10 @@ _NO_NUMBER: Final = (
     "Look at the weights and the data of this shape: where the original answers so, too, nothing can be compared. Mask "
     "positions that mean nothing with `valid`, or narrow `dims`."
 )
+_HALVES: Final = (
+    "The model computes in half precision, and no two runtimes round alike there: return `module.float()` from the "
+    "factory. The recipe's `precision` makes half-precision engines."
+)
 _KEPT_METADATA: Final = frozenset({"pkg.torch.onnx.name_scopes"})
 
 
@@ -147,11 +151,20 @@ def check_export(
             output = broken[0]
             text = output.faults[0] if output.faults else f"is off by {output.relative or 1.0:.3g} of its scale"
             finite = all(np.isfinite(array).all() for array in actual.values() if array.dtype.kind == "f")
-            remedy = _NO_NUMBER if not finite else _TRANSLATED if case == traced else _BAKED
+            remedy = _NO_NUMBER if not finite else _why_off(folder / FILE) if case == traced else _BAKED
             off = f"export: at {case} the exported model's output {output.name!r} {text} (bound {TOLERANCE:g})."
             raise StageError(f"{off} {remedy}")
         report.append({"case": case.name, "sizes": dict(case.sizes), "relative": found.smallest_tolerance})
     (folder / "check.json").write_text(pretty_json(report))
+
+
+def _why_off(model: Path) -> str:
+    """Why an export may be off at the very sizes that were traced."""
+    import onnx
+
+    weights = onnx.load(model, load_external_data=False).graph.initializer
+    halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    return _HALVES if any(weight.data_type in halves for weight in weights) else _TRANSLATED
 
 
 def _run(run: Callable[[Feeds], Arrays], feeds: Feeds, case: str) -> Arrays:

@@ -159,6 +159,28 @@ def test_what_is_off_where_it_was_traced_was_not_baked_in(tmp_path: Path) -> Non
         check_export(tmp_path / "export", reference, inputs=(IDS,), valid={}, open_model=open_model)
 
 
+class Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3).half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.half()).float()
+
+
+def test_a_model_that_computes_in_halves_is_told_so(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Halves().eval()
+    reference = _reference(tmp_path / "reference", module, (X,), ["y"])
+    _export(tmp_path / "export", module, reference, (X,))
+    path = reference.folder / "cases" / "odd.outputs.npz"
+    with np.load(path) as archive:
+        arrays = {name: archive[name] + np.float32(0.01) for name in archive.files}
+    np.savez(path, **arrays)
+    with pytest.raises(StageError, match=r"computes in half precision, .* return `module\.float\(\)`"):
+        check_export(tmp_path / "export", reference, inputs=(X,), valid={}, open_model=open_model)
+
+
 class Counting(nn.Module):
     """A model that keeps something from one call to the next."""
 
