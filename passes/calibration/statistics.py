@@ -195,13 +195,20 @@ class Statistics:
                 f"{folder} holds no readable statistics ({error}). Expected statistics.json and "
                 "statistics.safetensors; run `enginery calibrate`."
             ) from error
-        if head.get("format") != FORMAT:
+        found = head.get("format") if isinstance(head, dict) else None
+        if found != FORMAT:
+            raise StatisticsError(f"{folder} has format {found}; this version reads {FORMAT}. Calibrate again.")
+        try:
+            if hashlib.sha256(payload).hexdigest() != head["arrays_sha256"]:
+                raise StatisticsError(f"{folder}/statistics.safetensors does not match its digest. Calibrate again.")
+            return cls._from_parts(head, load(payload))
+        except (KeyError, TypeError, AttributeError) as error:
             raise StatisticsError(
-                f"{folder} has format {head.get('format')}; this version reads {FORMAT}. Calibrate again."
-            )
-        if hashlib.sha256(payload).hexdigest() != head["arrays_sha256"]:
-            raise StatisticsError(f"{folder}/statistics.safetensors does not match its digest. Calibrate again.")
-        arrays = load(payload)
+                f"{folder}/{HEAD} is not as a calibration writes it ({type(error).__name__}: {error}). Calibrate again."
+            ) from error
+
+    @classmethod
+    def _from_parts(cls, head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         tensors = {
             name: _read_tensor(entry, arrays, index) for index, (name, entry) in enumerate(head["tensors"].items())
         }

@@ -40,6 +40,16 @@ def test_the_folder_around_them_is_taken_too(statistics: Statistics, tmp_path: P
     assert Statistics.load(tmp_path / "result").data_digest == statistics.data_digest
 
 
+@pytest.mark.parametrize("key", ["arrays_sha256", "tensors", "samples", "masks"])
+def test_a_head_without_a_key_is_refused_in_words(statistics: Statistics, tmp_path: Path, key: str) -> None:
+    statistics.save(tmp_path)
+    head = json.loads((tmp_path / "statistics.json").read_text())
+    del head[key]
+    (tmp_path / "statistics.json").write_text(json.dumps(head))
+    with pytest.raises(StatisticsError, match=rf"is not as a calibration writes it \(KeyError: '{key}'\)"):
+        Statistics.load(tmp_path)
+
+
 def test_a_damaged_or_missing_file_is_refused(statistics: Statistics, tmp_path: Path) -> None:
     with pytest.raises(StatisticsError, match="holds no readable statistics"):
         Statistics.load(tmp_path / "nowhere")
