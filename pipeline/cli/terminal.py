@@ -33,6 +33,7 @@ class Terminal(Events):
         self._interactive = sys.stderr.isatty() if interactive is None else interactive
         self._lines = self._reasons or (self._interactive and verbosity == 0)
         self._why = ""
+        self._noted: set[str] = set()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -76,7 +77,9 @@ class Terminal(Events):
             self._line(f" waiting  {stage}: {reason}")
 
     def note(self, text: str) -> None:
-        if self._verbosity >= 0:
+        """Say it once: candidates of one recipe share stages, and what is noted there."""
+        if self._verbosity >= 0 and text not in self._noted:
+            self._noted.add(text)
             self._line(f"    note  {text}")
 
     def _line(self, text: str) -> None:

@@ -16,6 +16,7 @@ def play(terminal: Terminal) -> None:
         terminal.started(COMPILE, "config.opset 20 → 21")
         terminal.progress(COMPILE, 1, 3, "nodes")
         terminal.note("2 nodes stay in float")
+        terminal.note("2 nodes stay in float")  # another candidate's
         terminal.finished(COMPILE, 1.5)
 
 
@@ -39,6 +40,10 @@ def test_reasons_are_told_when_asked_for(shown, options):
     text = shown(interactive=False, **options)
     assert "reused  export: nothing changed" in text
     assert "1.5s  compile (onnxruntime-cpu int8): config.opset 20 → 21" in text
+
+
+def test_a_note_is_told_once(shown):
+    assert shown(interactive=True).count("2 nodes stay in float") == 1
 
 
 def test_quiet_is_silent(shown):
