@@ -66,27 +66,27 @@ class OpenVinoSession(Session):
         self, compiled: Any, fixed: Sequence[tuple[Sizes, Any]], spec: BuildSpec, description: Mapping[str, Any]
     ) -> None:
         super().__init__(spec.inputs, spec.outputs, spec.dims)
-        self._network = _Network(compiled, spec.outputs)
-        self._fixed = {_shapes(spec.inputs, sizes): _Network(each, spec.outputs) for sizes, each in fixed}
+        self._networks: dict[tuple[tuple[int, ...], ...] | None, _Network] = {
+            _shapes(spec.inputs, sizes): _Network(each, spec.outputs) for sizes, each in fixed
+        }
+        self._networks[None] = _Network(compiled, spec.outputs)
         self._description = description
 
     def _run(self, feeds: Feeds) -> Arrays:
-        network = self._network
-        if self._fixed:
-            network = self._fixed.get(tuple(feeds[item.name].shape for item in self.inputs), network)
+        shapes = tuple(feeds[item.name].shape for item in self.inputs)
+        network = self._networks.get(shapes, self._networks[None])
         try:
             return network.run(feeds)
         except RuntimeError as error:
-            shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
-            raise EngineError(f"OpenVINO failed on the inputs {shapes}: {_last_line(error)}") from error
+            given = {name: f"{array.dtype}{list(array.shape)}" for name, array in feeds.items()}
+            raise EngineError(f"OpenVINO failed on the inputs {given}: {_last_line(error)}") from error
 
     def describe(self) -> dict[str, Any]:
         return dict(self._description)
 
     def close(self) -> None:
         super().close()
-        del self._network
-        self._fixed.clear()
+        self._networks.clear()
 
 
 class OpenVinoCpu(Engine):

@@ -73,6 +73,13 @@ def test_a_static_shape_has_a_model_of_its_own(model, tmp_path, monkeypatch, bat
     assert ran == [expected]
 
 
+def test_a_session_may_be_closed_twice(model, tmp_path):
+    with OpenVinoCpu().load(build(model[0], tmp_path), SPEC) as session:
+        session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.run({"x": np.ones((1, 8), np.float32)})
+
+
 def test_static_shapes_are_where_the_gates_run():
     engine, shapes = OpenVinoCpu(), [{"batch": 4}, {"batch": 1}]
     engine.check_options({"static_shapes": [{"batch": 1}]}, SPEC.dims, shapes)
